@@ -1,0 +1,19 @@
+"""Logging, checkpoints and monitors shared by all pre-training configs."""
+
+default_scope = 'mmjepa'
+runner_type = 'JEPARunner'
+
+default_hooks = dict(
+    runtime_info=dict(type='DeferredInfoHook', interval=50),
+    timer=dict(type='IterTimerHook'),
+    sampler_seed=None,  # the data order is a function of (seed, iteration)
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='JEPACheckpointHook', interval=1, max_keep_ckpts=3),
+)
+env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='Visualizer', vis_backends=vis_backends)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,275 @@
+"""LiDAR sweeps without labels, from KITTI, nuScenes, Waymo, ONCE or any folder."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from torch.utils.data import Dataset
+
+from mmjepa.registry import DATASETS, TRANSFORMS
+
+from .nuscenes_sweeps import NuScenesSweeps
+from .point_files import SUFFIX_DIMS, BadSampleError, sweep_suffix
+from .sweep_index import PathList, read_split, scan_sweeps, select_split
+
+_HINT = (
+    'KITTI: download "velodyne point clouds" and "camera calibration matrices" of the object '
+    'benchmark (https://www.cvlibs.net/datasets/kitti/eval_object.php) and unpack them as '
+    '{root}/training/{{velodyne,calib}}; any other folder with {suffixes} sweeps below it will do. '
+    'A simulated stand-in: `python tools/create_data.py sim-kitti --out {root} --frames 200`'
+)
+
+
+@DATASETS.register_module()
+class PointSweepDataset(Dataset):
+    """LiDAR sweeps below a folder; opens sweeps (and calibrations), never a label file.
+
+    ``data_root`` is a KITTI object folder (``training/velodyne``, ``testing/velodyne`` for the
+    split 'test'), a nuScenes folder (``samples/LIDAR_TOP``), or any folder with sweeps below it.
+    ``ImageSets/<split>.txt`` is obeyed where it exists; its lines name frames or sequences (the
+    Waymo and ONCE layouts of OpenPCDet). Order: by path (nuScenes tables: by scene and time).
+
+    Bad sweeps (missing, truncated, empty, wrong dimension, mostly not finite, nothing in range)
+    raise :class:`BadSampleError`, or with ``on_error='skip'`` the next good sweep takes the place:
+    deterministic, logged, counted in ``skipped`` of this process and listed in the sample's
+    ``data_samples['skipped']``, which a hook can add up over workers.
+
+    Args:
+        data_root: the folder.
+        pipeline: transforms, as configs or callables; ``results`` in, ``results`` out.
+        split: name in ``ImageSets``; None reads every sweep.
+        load_dim: values per point in raw files. Default: by suffix (``SUFFIX_DIMS``).
+        use_dim: number of leading columns to keep, or the columns. Default: all.
+        suffixes: kinds of files to take, among ``SUFFIX_DIMS``. Default: all.
+        on_error: 'raise' or 'skip'.
+        cache_index: keep the list of files in the cache folder (``$MMJEPA_CACHE``).
+        indices: the first so many sweeps (int), or these (sequence).
+
+    Raises:
+        FileNotFoundError: no folder, no split file or no sweep; says what to do.
+        ValueError: an argument is out of its set.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        pipeline: Sequence[dict[str, Any] | Callable[[dict[str, Any]], Any]] = (),
+        split: str | None = 'train',
+        load_dim: int | None = None,
+        use_dim: int | Sequence[int] | None = None,
+        suffixes: Sequence[str] | None = None,
+        on_error: str = 'raise',
+        cache_index: bool = True,
+        indices: int | Sequence[int] | None = None,
+    ) -> None:
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        unknown = sorted(set(suffixes or ()) - set(SUFFIX_DIMS))
+        if unknown:
+            raise ValueError(f'suffixes {unknown} unknown, readable are {list(SUFFIX_DIMS)}')
+        if load_dim is not None and load_dim < 3:
+            raise ValueError(f'load_dim must be at least 3 (x, y, z), got {load_dim}')
+        self.data_root = Path(data_root)
+        self.split = split
+        self.load_dim = load_dim
+        self.use_dim = use_dim
+        self.suffixes = suffixes
+        self.on_error = on_error
+        self.skipped: Counter[str] = Counter()
+        self._cache = cache_index
+        self.pipeline = [
+            TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline
+        ]
+        self._folder, paths, layout = self._find_sweeps()
+        self._paths = PathList(_take(paths, indices))
+        self.metainfo = {
+            'data_root': str(self.data_root),
+            'layout': layout,
+            'split': split,
+            'num_sweeps': len(self._paths),
+        }
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Any:
+        """One sample.
+
+        Args:
+            index: of the sweep, or (index, sample_seed); the seed, which fixes every random number
+                of the pipeline, is the index otherwise.
+
+        Returns:
+            What the pipeline makes of ``results``.
+
+        Raises:
+            BadSampleError: the sweep is bad; with ``on_error='skip'``, if all sweeps are.
+        """
+        index, seed = index if isinstance(index, tuple) else (index, index)
+        position, seed = range(len(self))[int(index)], int(seed)
+        if self.on_error == 'raise':
+            return self._sample(position, seed, [])
+        replaced: list[str] = []
+        for step in range(len(self)):
+            try:
+                return self._sample((position + step) % len(self), seed, replaced)
+            except BadSampleError as error:
+                replaced.append(error.path)
+                self._report(error)
+                last = error
+        raise BadSampleError(
+            self.data_root,
+            f'none of the {len(self)} sweeps can be used; the last one: {last}',
+            'Nothing is left to train on',
+        )
+
+    def get_path(self, index: int) -> str:
+        """The file of a sweep."""
+        return os.path.join(self._folder, self._paths[index])
+
+    def _sample(self, index: int, seed: int, skipped: list[str]) -> Any:
+        results: Any = {
+            'path': self.get_path(index),
+            'data_root': str(self.data_root),
+            'index': index,
+            'sample_seed': seed,
+            'rng': np.random.default_rng(seed),
+            'load_dim': self.load_dim,
+            'use_dim': self.use_dim,
+            'skipped': list(skipped),
+        }
+        for step in self.pipeline:
+            results = step(results)
+        return results
+
+    def _report(self, error: BadSampleError) -> None:
+        """Counts a skipped sweep; logs the first ten, then when the count doubles."""
+        self.skipped[error.path] += 1
+        files, times = len(self.skipped), self.skipped.total()
+        new = self.skipped[error.path] == 1
+        if (new and files <= 10) or times & (times - 1) == 0:
+            print_log(
+                f'sweep skipped: {error} [this process: {files} bad files, {times} skips, of '
+                f'{len(self)} sweeps]',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _find_sweeps(self) -> tuple[str, Sequence[str], str]:
+        """The folder scanned, the sweeps below it (relative), and the name of the layout."""
+        hint = _HINT.format(root=self.data_root, suffixes=', '.join(SUFFIX_DIMS))
+        if not self.data_root.is_dir():
+            kind = 'not a folder' if self.data_root.exists() else 'no such folder'
+            raise FileNotFoundError(f'data_root {self.data_root}: {kind}. {hint}')
+        root, folder, layout = self._layout()
+        if layout == 'nuscenes' and (tables := NuScenesSweeps.find(root)) is not None:
+            paths: Sequence[str] = tables.split_paths(self.split)
+            there = [path for path in paths if (root / path).is_file()]
+            self._check_missing(
+                f'{root / tables.version}', len(paths), sorted(set(paths) - set(there)), there, root
+            )
+            return str(root), self._log(there, tables.version), layout
+        try:
+            paths = scan_sweeps(folder, self.suffixes, self._cache)
+        except PermissionError as error:
+            raise PermissionError(
+                f'data_root {self.data_root}: {error.filename} cannot be read; check its '
+                'permissions'
+            ) from None
+        if not paths:
+            kinds = ', '.join(self.suffixes or SUFFIX_DIMS)
+            raise FileNotFoundError(f'{folder}: no sweep ({kinds}) in it. {hint}')
+        return str(folder), self._obey_split(root, folder, paths, layout), layout
+
+    def _layout(self) -> tuple[Path, Path, str]:
+        """Root of the data set, folder to scan, layout."""
+        root = self.data_root
+        # pointing into a KITTI folder must not get around its split
+        inside = Path(os.path.abspath(root))
+        for candidate in list(inside.parents)[:2]:
+            if (candidate / 'ImageSets').is_dir() and inside.is_relative_to(candidate / 'training'):
+                root = candidate
+        for part in ('testing', 'training') if self.split == 'test' else ('training',):
+            for name in ('velodyne', 'velodyne_reduced'):
+                if (root / part / name).is_dir():
+                    return root, root / part / name, 'kitti'
+        if (root / 'samples' / 'LIDAR_TOP').is_dir():
+            return root, root / 'samples' / 'LIDAR_TOP', 'nuscenes'
+        return root, root, 'folder'
+
+    def _obey_split(
+        self, root: Path, folder: Path, paths: Sequence[str], layout: str
+    ) -> Sequence[str]:
+        if self.split is None:
+            return self._log(paths, 'every sweep')
+        file = root / 'ImageSets' / f'{self.split}.txt'
+        if not file.is_file():
+            self._check_unsplit(file, paths)
+            return self._log(paths, f'no {file}: every sweep', warn=layout != 'folder')
+        entries = read_split(file)
+        chosen, missing = select_split(paths, entries)
+        self._check_missing(str(file), len(entries), missing, chosen, folder)
+        if not chosen:
+            raise FileNotFoundError(f'{file} is empty; it should name a frame or sequence per line')
+        source = f'{file}: {len(entries)} entries'
+        if missing:
+            source += f', {len(missing)} of them without a sweep'
+        return self._log(chosen, f'{source}; {len(paths)} sweeps there', warn=bool(missing))
+
+    def _check_unsplit(self, file: Path, paths: Sequence[str]) -> None:
+        """Without a split file everything is read: only if no split can be meant.
+
+        Raises:
+            FileNotFoundError: there are other split files, or 'train' isn't asked for.
+            ValueError: a KITTI folder with its own split lies deeper.
+        """
+        others = sorted(path.name for path in file.parent.glob('*.txt'))
+        if others or self.split not in ('train', 'test'):
+            found = f'only {others}' if others else 'no ImageSets folder'
+            raise FileNotFoundError(
+                f'{file}: no such file ({found}), so the split {self.split!r} is unknown. '
+                'Write it (a frame or sequence per line), or set split=None to read every sweep'
+            )
+        marker = os.path.join('', 'training', 'velodyne', '')
+        deeper = next((path for path in paths if f'{os.sep}{marker}' in path), None)
+        if deeper is not None:
+            kitti = self.data_root / deeper.split(f'{os.sep}{marker}')[0]
+            raise ValueError(
+                f'data_root {self.data_root}: the KITTI folder lies deeper. Set data_root={kitti}, '
+                'so that its split is obeyed, or split=None to read every sweep'
+            )
+
+    def _check_missing(
+        self, source: str, total: int, missing: Sequence[str], found: Sequence[str], folder: Path
+    ) -> None:
+        """Raises FileNotFoundError for listed sweeps that aren't there, unless told to skip."""
+        if missing and (self.on_error == 'raise' or not found):
+            raise FileNotFoundError(
+                f'{source} names {total} frames or sequences, {len(missing)} of them are not below '
+                f"{folder} (first: {missing[0]}). Fetch them, or set on_error='skip'"
+            )
+
+    def _log(self, paths: Sequence[str], source: str, warn: bool = False) -> Sequence[str]:
+        kinds = Counter(sweep_suffix(path) for path in paths)
+        told = ', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items(), key=str))
+        print_log(
+            f'{type(self).__name__}: {len(paths)} sweeps ({told}) from {self.data_root}, split '
+            f'{self.split!r} ({source})',
+            logger='current',
+            level=logging.WARNING if warn else logging.INFO,
+        )
+        return paths
+
+
+def _take(paths: Sequence[str], indices: int | Sequence[int] | None) -> Sequence[str]:
+    if indices is None:
+        return paths
+    chosen = range(indices) if isinstance(indices, int) else [int(i) for i in indices]
+    if not len(chosen) or min(chosen) < 0 or max(chosen) >= len(paths):
+        raise ValueError(f'indices={indices}: there are {len(paths)} sweeps, from 0')
+    return [paths[i] for i in chosen]

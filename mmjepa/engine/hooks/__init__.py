@@ -1,0 +1,17 @@
+"""Hooks."""
+
+from .checkpoint import JEPACheckpointHook
+from .collapse_monitor import CollapseMonitorHook
+from .loss_guard import LossGuardHook
+from .runtime_info import DeferredInfoHook
+from .signal import SaveOnSignalHook
+from .target_update import TargetUpdateHook
+
+__all__ = [
+    'CollapseMonitorHook',
+    'DeferredInfoHook',
+    'JEPACheckpointHook',
+    'LossGuardHook',
+    'SaveOnSignalHook',
+    'TargetUpdateHook',
+]

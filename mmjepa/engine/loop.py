@@ -1,0 +1,115 @@
+"""Training loop over an endless, resumable stream of batches."""
+
+from typing import Any
+
+from mmengine.runner import BaseLoop
+
+from mmjepa.registry import LOOPS
+
+
+@LOOPS.register_module()
+class JEPATrainLoop(BaseLoop):
+    """Counts iterations; epochs are stretches of ``len(dataloader)`` iterations.
+
+    One iterator serves the whole run, so workers never restart and a resumed run starts where it
+    stopped without replaying the loader. The loader needs :class:`ResumableBatchSampler`.
+
+    Args:
+        runner: the runner.
+        dataloader: loader or its config.
+        max_epochs: length of the training in epochs.
+        max_iters: length in iterations; wins over ``max_epochs``.
+        val_begin: first epoch with validation.
+        val_interval: epochs between validations.
+
+    Raises:
+        ValueError: neither length is given, or the loader can't be resumed.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_epochs: int | None = None,
+        max_iters: int | None = None,
+        val_begin: int = 1,
+        val_interval: int = 1,
+    ):
+        super().__init__(runner, dataloader)
+        self.epoch_length = len(self.dataloader)
+        if max_iters is None:
+            if max_epochs is None:
+                raise ValueError('train_cfg needs max_epochs or max_iters')
+            max_iters = max_epochs * self.epoch_length
+        if max_iters < 1:
+            raise ValueError(f'nothing to train: max_iters is {max_iters}')
+        if not hasattr(self.dataloader.batch_sampler, 'start_iteration'):
+            raise ValueError(
+                "JEPATrainLoop needs batch_sampler=dict(type='ResumableBatchSampler') in "
+                'train_dataloader')
+        self._max_iters = int(max_iters)
+        self._max_epochs = -(-self._max_iters // self.epoch_length)
+        self._epoch = 0
+        self._iter = 0
+        self.val_begin = val_begin
+        self.val_interval = val_interval
+        self.stop_training = False
+        if hasattr(self.dataloader.dataset, 'metainfo'):
+            runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs, the last one possibly cut short."""
+        return self._max_epochs
+
+    @property
+    def max_iters(self) -> int:
+        """Iterations of the whole training."""
+        return self._max_iters
+
+    @property
+    def epoch(self) -> int:
+        """Current epoch, from 0."""
+        return self._epoch
+
+    @property
+    def iter(self) -> int:
+        """Current iteration, from 0."""
+        return self._iter
+
+    def run(self) -> Any:
+        """Train to ``max_iters`` or until ``stop_training``."""
+        runner = self.runner
+        self._epoch = self._iter // self.epoch_length
+        runner.call_hook('before_train')
+        self.dataloader.batch_sampler.start_iteration = self._iter
+        batches = iter(self.dataloader)
+        # after the loader was made: making it draws from the global generator
+        runner.restore_rng()
+        new_epoch = True
+        while self._iter < self._max_iters and not self.stop_training:
+            if new_epoch:
+                runner.call_hook('before_train_epoch')
+                runner.model.train()
+            self.run_iter(self._iter % self.epoch_length, next(batches))
+            new_epoch = self._iter % self.epoch_length == 0 or self._iter == self._max_iters
+            if new_epoch:
+                self._end_epoch()
+        runner.call_hook('after_train')
+        return runner.model
+
+    def run_iter(self, batch_idx: int, data_batch: Any) -> None:
+        """One iteration."""
+        self.runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
+        outputs = self.runner.model.train_step(
+            data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
+
+    def _end_epoch(self) -> None:
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+        if (self.runner.val_loop is not None and self._epoch >= self.val_begin
+                and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)):
+            self.runner.val_loop.run()

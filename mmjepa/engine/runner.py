@@ -1,0 +1,238 @@
+"""Runner with exact resume, safe and atomic checkpoints, and provenance."""
+
+import json
+import os.path as osp
+import random
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import all_gather_object, is_main_process, master_only
+from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm, is_model_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from mmjepa.registry import RUNNERS
+from mmjepa.version import __version__
+
+from .checkpoint import CheckpointError, atomic_save, load_file, load_verified
+
+
+def rng_state() -> dict[str, Any]:
+    """States of all random generators of this process, as plain tensors and numbers."""
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return dict(
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        numpy=(name, torch.from_numpy(np.asarray(keys, np.int64)), pos, has_gauss, cached),
+        python=(version, list(internal), gauss),
+    )
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo of :func:`rng_state`."""
+    torch.set_rng_state(state['torch'].cpu())
+    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+    name, keys, pos, has_gauss, cached = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), pos, has_gauss, cached))
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _git_hash() -> str:
+    root = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
+    try:
+        text = subprocess.run(
+            ['git', 'describe', '--always', '--dirty', '--abbrev=12'], cwd=root, text=True,
+            capture_output=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+    return text if osp.exists(osp.join(root, '.git')) else 'unknown'
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git hash, command and hardware of this run."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {}
+    for name in ('mmengine', 'torch', 'numpy', 'spconv-cu120', 'spconv-cu126', 'mmcv', 'mmdet3d'):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return dict(
+        mmjepa=__version__, git=_git_hash(), python=sys.version.split()[0], packages=packages,
+        command=sys.argv, device=torch.cuda.get_device_name() if torch.cuda.is_available()
+        else f'cpu ({torch.get_num_threads()} threads)')
+
+
+@RUNNERS.register_module()
+class JEPARunner(Runner):
+    """MMEngine's runner where its checkpoints don't fit.
+
+    * checkpoints are loaded completely or not at all, without executing pickled code;
+    * they are written atomically and hold the RNG states of all ranks;
+    * a resumed run equals an uninterrupted one bit for bit on CPU;
+    * the resolved config and ``environment.json`` (versions, git hash) go to the work dir;
+    * gloo on machines without CUDA.
+    """
+
+    _loaded_rng: list[dict] | None = None
+    _resumed_rng: list[dict] | None = None
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """As MMEngine; a distributed run without CUDA uses gloo."""
+        if self.distributed and not torch.cuda.is_available() \
+                and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """As MMEngine; on CPU without device ids, which DDP refuses there."""
+        if (self.distributed and get_device() == 'cpu' and model_wrapper_cfg is None
+                and not is_model_wrapper(model)):
+            if self.cfg.get('sync_bn'):
+                model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+            return MMDistributedDataParallel(
+                module=model, broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False))
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its distributed wrapper."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the resolved config and the provenance into the work dir."""
+        super().dump_config()
+        text = json.dumps(dict(provenance(), time=self.timestamp), indent=2)
+        Path(self.work_dir, 'environment.json').write_text(text + '\n', encoding='utf-8')
+
+    def load_or_resume(self) -> None:
+        """Resume or load as configured; an auto-resume passes over unreadable files, saying so."""
+        if self._has_loaded:
+            return
+        if self._resume and self._load_from is None:
+            candidate = latest_checkpoint(self.work_dir, self.logger)
+            if candidate is None:
+                self.logger.info(f'no checkpoint in {self.work_dir}: starting from scratch')
+                return
+            self.resume(str(candidate))
+        else:
+            super().load_or_resume()
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = True,
+        revise_keys: list = [(r'^module.', '')],  # noqa: B006 (MMEngine's signature)
+    ) -> dict:
+        """Load weights completely or raise; nothing pickled is executed."""
+        checkpoint = load_file(filename, map_location=map_location)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_verified(self.bare_model, checkpoint, what=type(self.bare_model).__name__,
+                      logger=self.logger)
+        self._loaded_rng = checkpoint.get('meta', {}).get('rng')
+        self._has_loaded = True
+        self.logger.info(f'loaded checkpoint {filename}')
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Restore weights, optimizer, schedules, position and all RNG states."""
+        super().resume(filename, *args, **kwargs)
+        states = self._loaded_rng
+        if states is None or len(states) != self.world_size:
+            self.logger.warning(
+                f'{filename} holds RNG states of {len(states or [])} processes, this run has '
+                f'{self.world_size}: the resumed run will not repeat the interrupted one exactly')
+        else:
+            self._resumed_rng = states
+
+    def restore_rng(self) -> None:
+        """Set the RNG states that :meth:`resume` read; called when the loader stands."""
+        if self._resumed_rng is not None:
+            set_rng_state(self._resumed_rng[self.rank])
+            self._resumed_rng = None
+
+    def save_checkpoint(
+        self, out_dir: str, filename: str, file_client_args: dict | None = None,
+        save_optimizer: bool = True, save_param_scheduler: bool = True,
+        meta: dict | None = None, by_epoch: bool = True, backend_args: dict | None = None,
+    ) -> None:
+        """Write everything that an exact resume needs; every rank must call it.
+
+        Args:
+            out_dir: folder.
+            filename: name in it.
+            file_client_args: unused, MMEngine's signature.
+            save_optimizer: include the optimizer.
+            save_param_scheduler: include the schedules.
+            meta: entries for ``meta``; epoch and iter by default.
+            by_epoch: how MMEngine counts epoch and iter inside hooks.
+            backend_args: unused, MMEngine's signature.
+        """
+        rng = all_gather_object(rng_state())
+        if not is_main_process():
+            return
+        done = (self.epoch + 1, self.iter) if by_epoch else (self.epoch, self.iter + 1)
+        meta = dict(epoch=done[0], iter=done[1]) | dict(meta or {})
+        meta.update(
+            cfg=self.cfg.pretty_text, seed=self.seed, experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S'), mmengine_version=mmengine.__version__,
+            mmjepa_version=__version__, method=type(self.bare_model).__name__, rng=rng)
+        if hasattr(self.train_dataloader.dataset, 'metainfo'):
+            meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
+        checkpoint: dict[str, Any] = dict(
+            meta=meta, state_dict=self.bare_model.state_dict(),
+            message_hub=self.message_hub.state_dict())
+        if save_optimizer:
+            checkpoint['optimizer'] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint['param_schedulers'] = [s.state_dict() for s in self.param_schedulers]
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        atomic_save(checkpoint, osp.join(out_dir, filename))
+
+
+def latest_checkpoint(work_dir: str, logger: Any = None) -> Path | None:
+    """The newest complete checkpoint in a work dir.
+
+    Args:
+        work_dir: folder with ``epoch_*.pth`` and ``iter_*.pth``.
+        logger: told about files that can't be read.
+
+    Returns:
+        The path, or None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are checkpoints but none can be read: training anew in this folder
+            would overwrite them.
+    """
+    files = [*Path(work_dir).glob('epoch_*.pth'), *Path(work_dir).glob('iter_*.pth')]
+    newest = sorted(files, key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in newest:
+        if zipfile.is_zipfile(path):  # the directory stands at the end: no truncated file has it
+            return path
+        if logger is not None:
+            logger.warning(f'passing over {path}: truncated or not a checkpoint')
+    if newest:
+        raise CheckpointError(
+            f'none of the {len(newest)} checkpoints in {work_dir} can be read; move them away to '
+            'start from scratch, or name one with --resume FILE')
+    return None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that a config asks for by ``runner_type``, MMEngine's by default."""
+    init_default_scope(cfg.get('default_scope', 'mmjepa'))
+    return RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)

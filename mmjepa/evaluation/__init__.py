@@ -1,0 +1,1 @@
+"""Looking inside: functions on features and probes on frozen encoders."""

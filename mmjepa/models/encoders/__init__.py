@@ -1,0 +1,5 @@
+"""Encoders."""
+
+from .sparse_voxel_encoder import SparseVoxelEncoder
+
+__all__ = ['SparseVoxelEncoder']

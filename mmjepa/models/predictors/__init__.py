@@ -1,0 +1,5 @@
+"""Predictors."""
+
+from .bev_conv import BEVConvPredictor
+
+__all__ = ['BEVConvPredictor']

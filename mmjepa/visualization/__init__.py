@@ -1,0 +1,19 @@
+"""Pictures of sweeps, embeddings, masks, spectra and training curves.
+
+Matplotlib is imported when a picture is drawn.
+"""
+
+from .bev import SweepViews, save_figure, sweep_figure, view_sweep
+from .colours import pca_colours, principal_axes
+from .curves import curves_figure, read_scalars
+
+__all__ = [
+    'SweepViews',
+    'curves_figure',
+    'pca_colours',
+    'principal_axes',
+    'read_scalars',
+    'save_figure',
+    'sweep_figure',
+    'view_sweep',
+]

@@ -1,0 +1,87 @@
+"""Carry an encoder from one checkpoint format to another, checked tensor by tensor.
+
+Examples:
+    python tools/export_checkpoint.py work_dirs/adl_jepa/kitti/epoch_30.pth \
+        --from mmjepa --to mmdet3d --detector second --out second_init.pth
+    python tools/export_checkpoint.py released.pth --from openpcdet --to mmjepa --out encoder.pth
+"""
+
+import argparse
+import sys
+
+from mmjepa.adapters import DETECTOR_PREFIXES, FORMATS, read_encoder, write_encoder
+from mmjepa.adapters.sparse_encoder import KERNEL_LAYOUTS
+from mmjepa.engine.checkpoint import CheckpointError
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('input', metavar='IN', help='checkpoint file')
+    parser.add_argument(
+        '--from',
+        dest='source',
+        required=True,
+        choices=[*FORMATS, 'auto'],
+        help='its format; auto where only one fits, and it says which',
+    )
+    parser.add_argument('--to', dest='target', required=True, choices=list(FORMATS))
+    parser.add_argument('--out', required=True, help='file to write')
+    parser.add_argument(
+        '--which',
+        choices=['online', 'target'],
+        help='encoder of an mmjepa checkpoint (default: online)',
+    )
+    parser.add_argument('--from-prefix', help="prefix of the encoder's keys in IN")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--prefix', help="prefix of the encoder's keys in the file written")
+    group.add_argument(
+        '--detector',
+        choices=list(DETECTOR_PREFIXES),
+        help='the prefix that this mmdet3d detector asks for (default: second)',
+    )
+    parser.add_argument(
+        '--kernel-layout',
+        default='KRSC',
+        choices=list(KERNEL_LAYOUTS),
+        help='kernel axes in IN: KRSC spconv 2.2+, RSCK spconv 1 and mmcv, RSKC '
+        'spconv 2.1; always KRSC in the file written',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing OUT')
+    args = parser.parse_args(argv)
+    if args.detector and args.target != 'mmdet3d':
+        parser.error('--detector goes with --to mmdet3d')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    prefix = DETECTOR_PREFIXES[args.detector] if args.detector else args.prefix
+    try:
+        encoder = read_encoder(
+            args.input,
+            args.source,
+            prefix=args.from_prefix,
+            which=args.which,
+            layout=args.kernel_layout,
+        )
+        for note in encoder.notes:
+            print(note)
+        equal, total = write_encoder(
+            encoder, args.out, args.target, prefix=prefix, overwrite=args.overwrite
+        )
+    except (CheckpointError, OSError, ValueError, ImportError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(
+        f'{equal}/{total} tensors ({encoder.meta["block_type"]}) from {args.input} '
+        f'[{encoder.prefix}*] in {args.out}, read back bit-equal'
+    )
+    if args.target == 'mmdet3d':
+        print(f"fine-tune with load_from='{args.out}' (not init_cfg, which drops kernel versions)")
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# One installation step of the Makefile: install.sh torch SPEC | base | dev | docs | all
+# Reads PYTHON, VENV, PIP_ARGS. pip's full output goes to $VENV/pip.log, its milestones to the
+# terminal.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3} VENV=${VENV:-.venv}
+py=$VENV/bin/python
+log=$VENV/pip.log
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+say() { echo "[install] $*"; }
+die() { echo "[install] $*" >&2; exit 1; }
+
+make_venv() {
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "Python 3.11 or newer is needed; name one: make PYTHON=python3.11"
+    say "creating $VENV with $("$PYTHON" --version)"
+    "$PYTHON" -m venv --clear "$VENV" ||
+        die "python -m venv failed; on Debian: apt-get install python3-venv"
+}
+
+# of pip's output, one line for each download or build
+milestones() {
+    local line
+    while IFS= read -r line; do
+        if [[ $line =~ ^\ *((Downloading|Building\ (wheel|editable)|Installing\ collected).*) ]]; then
+            echo "  ${BASH_REMATCH[1]:0:110}"
+        fi
+    done
+}
+
+pip_install() {
+    # shellcheck disable=SC2086  # PIP_ARGS is a list of options
+    if ! "$py" -m pip install --progress-bar off ${PIP_ARGS:-} "$@" 2>&1 | tee -a "$log" | milestones; then
+        tail -n 25 "$log" >&2
+        die "pip install $* failed; the whole output is in $log"
+    fi
+}
+
+# opencv-python wants libGL and libglib; its headless twin does not and has the same functions here.
+repair_cv2() {
+    "$py" -c 'import cv2' 2>> "$log" && return
+    local version
+    version=$("$py" -c 'from importlib.metadata import version as v; print(v("opencv-python"))')
+    say "a system library of opencv-python is missing: opencv-python-headless takes its place"
+    "$py" -m pip uninstall -q -y opencv-python opencv-python-headless >> "$log" 2>&1
+    pip_install --no-deps "opencv-python-headless==$version"
+    "$py" -c 'import cv2' || die "cv2 does not import; on Debian: apt-get install libgl1 libglib2.0-0"
+}
+
+requirements() { printf -- '-r requirements/%s.txt ' "$@"; }
+
+case "${1:-}" in
+torch)
+    [[ -x $py ]] && "$py" -c '' 2> /dev/null || make_venv
+    say "torch: $2"
+    pip_install "$2" 'setuptools<81' wheel
+    ;;
+base)
+    say "runtime and LiDAR requirements (downloads of about 700 MB the first time)"
+    # shellcheck disable=SC2046
+    pip_install $(requirements runtime lidar)
+    pip_install --no-deps --no-build-isolation -e .
+    repair_cv2
+    ;;
+dev)
+    say "lint and build tools"
+    # shellcheck disable=SC2046
+    pip_install $(requirements dev)
+    ;;
+docs)
+    # shellcheck disable=SC2046
+    pip_install $(requirements docs)
+    ;;
+all)
+    say "mmcv: its ops are compiled once for each torch, Python and CUDA"
+    pip_install ninja
+    wheel=$(bash tools/build_mmcv.sh "$py") || exit 1
+    pip_install --no-deps --force-reinstall "$wheel"  # same version, perhaps another torch
+    say "mmdet3d, mmdet, mmseg and the tests' requirements"
+    # shellcheck disable=SC2046
+    pip_install $(requirements runtime lidar mm3d image video tests dev)
+    repair_cv2
+    ;;
+*) die "usage: install.sh torch SPEC | base | dev | docs | all" ;;
+esac
