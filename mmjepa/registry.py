@@ -10,6 +10,7 @@ from mmengine.registry import MODELS as _MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as _OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import LOG_PROCESSORS as _LOG_PROCESSORS
 from mmengine.registry import OPTIM_WRAPPERS as _OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS as _OPTIMIZERS
 from mmengine.registry import PARAM_SCHEDULERS as _PARAM_SCHEDULERS
 from mmengine.registry import RUNNERS as _RUNNERS
 from mmengine.registry import TRANSFORMS as _TRANSFORMS
@@ -36,6 +37,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=_OPTIM_WRAPPER_CONSTRUCTORS, scope='mmjepa',
     locations=['mmjepa.engine'])
 # no components of ours yet: the children keep MMEngine from warning about the scope
+OPTIMIZERS = Registry('optimizer', parent=_OPTIMIZERS, scope='mmjepa', locations=['mmjepa.engine'])
 VISUALIZERS = Registry(
     'visualizer', parent=_VISUALIZERS, scope='mmjepa', locations=['mmjepa.engine'])
 VISBACKENDS = Registry(

@@ -12,12 +12,12 @@ cache=${MMJEPA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmjepa}
 say() { echo "[mmcv] $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# ninja writes lines such as `[12/93] c++ ...`; every fifth is shown
+# ninja writes lines such as `[12/93] c++ ...`; every third is shown
 progress() {
     local line
     while IFS= read -r line; do
         if [[ $line =~ ^\ *\[([0-9]+)/([0-9]+)\] ]]; then
-            if ((BASH_REMATCH[1] % 5 == 0 || BASH_REMATCH[1] == BASH_REMATCH[2])); then
+            if ((BASH_REMATCH[1] % 3 == 0 || BASH_REMATCH[1] == BASH_REMATCH[2])); then
                 say "${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} files compiled"
             fi
         fi

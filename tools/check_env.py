@@ -9,6 +9,7 @@ but Python's standard library and whatever else happens to be there.
 """
 
 import argparse
+import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -49,18 +50,13 @@ MM3D_MODULES = {
     'mmseg.models': 'mmsegmentation',
     'mmdet3d.models': 'mmdet3d',
 }
-# Debian's names of shared libraries
+# Debian's names of the shared libraries that cv2 and open3d want
 APT = {
     'libGL.so.1': 'libgl1',
-    'libEGL.so.1': 'libegl1',
     'libgthread-2.0.so.0': 'libglib2.0-0',
-    'libglib-2.0.so.0': 'libglib2.0-0',
     'libX11.so.6': 'libx11-6',
-    'libXext.so.6': 'libxext6',
-    'libSM.so.6': 'libsm6',
     'libgomp.so.1': 'libgomp1',
     'libudev.so.1': 'libudev1',
-    'libusb-1.0.so.0': 'libusb-1.0-0',
 }
 
 
@@ -138,14 +134,27 @@ def check_requirements(extras: tuple[str, ...], report: Report) -> Iterator[tupl
                 )
 
 
+def loadable(library: str) -> bool:
+    """Whether the dynamic loader finds a shared library."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def explain_import_error(package: str, error: Exception) -> str:
     """One line: what does not import, why, and the command that mends it."""
-    library = re.search(r'(lib[\w.+-]+\.so[\w.]*)', str(error))
-    if library and 'cannot open shared object' in str(error):
-        name = library.group(1)
-        hint = f'apt-get install {APT[name]}' if name in APT else f'install what provides {name}'
-        return f'{package} does not import, {name} is missing; on Debian: {hint}'
-    return f'{package} does not import: {type(error).__name__}: {error}'
+    library = re.search(r'(lib[\w.+-]+\.so[\w.]*): cannot open shared object', str(error))
+    if library is None:
+        return f'{package} does not import: {type(error).__name__}: {error}'
+    # the loader names the first one only
+    absent = {apt for name, apt in APT.items() if not loadable(name)}
+    if library[1] in APT:
+        hint = f'apt-get install {" ".join(sorted(absent | {APT[library[1]]}))}'
+    else:
+        hint = f'install what provides {library[1]}'
+    return f'{package} does not import, {library[1]} is missing; on Debian: {hint}'
 
 
 def check_imports(modules: dict[str, str], report: Report) -> None:

@@ -21,12 +21,14 @@ make_venv() {
         die "python -m venv failed; on Debian: apt-get install python3-venv"
 }
 
-# of pip's output, one line for each download or build
+# of pip's output, one line for each download of a megabyte or more, and for the last step
 milestones() {
     local line
     while IFS= read -r line; do
-        if [[ $line =~ ^\ *((Downloading|Building\ (wheel|editable)|Installing\ collected).*) ]]; then
-            echo "  ${BASH_REMATCH[1]:0:110}"
+        if [[ $line =~ Downloading\ ([^-\ ]+-[^-\ ]+).*\(([0-9.]+\ [MG]B)\) ]]; then
+            echo "  ${BASH_REMATCH[1]/-/ } (${BASH_REMATCH[2]})"
+        elif [[ $line == *'Installing collected packages'* ]]; then
+            echo "  installing $(($(tr -cd , <<< "$line" | wc -c) + 1)) packages"
         fi
     done
 }
@@ -50,6 +52,27 @@ repair_cv2() {
     "$py" -c 'import cv2' || die "cv2 does not import; on Debian: apt-get install libgl1 libglib2.0-0"
 }
 
+# open3d links against libX11 and libGL for its windows, which the ray caster never opens. Where they
+# are absent, stand-ins in open3d's own library path let it import; a call into them aborts.
+repair_open3d() {
+    local folder library
+    folder=$("$py" -c 'import importlib.util as u; s = u.find_spec("open3d"); print(s.submodule_search_locations[0] if s else "")')
+    if [[ -z $folder ]] || "$py" -W ignore -c 'import open3d' 2>> "$log"; then return; fi
+    for library in libX11.so.6 libGL.so.1; do
+        if "$py" -c "import ctypes; ctypes.CDLL('$library')" 2> /dev/null; then continue; fi
+        printf 'void %s(void) { __builtin_trap(); }\n' XFlush XSendEvent \
+            glXGetClientString glXGetProcAddressARB glXQueryVersion |
+            gcc -w -shared -fPIC -Wl,-soname,"$library" -o "$folder/$library" -x c - 2>> "$log" || true
+    done
+    if "$py" -W ignore -c 'import open3d' 2>> "$log"; then
+        say "libX11 or libGL is missing: open3d's ray caster works, its windows do not"
+    else
+        rm -f "$folder"/lib{X11,GL}.so.*
+        say "open3d does not import, the simulator will be slower; on Debian:" \
+            "apt-get install libx11-6 libgl1 libudev1 libgomp1"
+    fi
+}
+
 requirements() { printf -- '-r requirements/%s.txt ' "$@"; }
 
 case "${1:-}" in
@@ -64,6 +87,7 @@ base)
     pip_install $(requirements runtime lidar)
     pip_install --no-deps --no-build-isolation -e .
     repair_cv2
+    repair_open3d
     ;;
 dev)
     say "lint and build tools"
@@ -83,6 +107,7 @@ all)
     # shellcheck disable=SC2046
     pip_install $(requirements runtime lidar mm3d image video tests dev)
     repair_cv2
+    repair_open3d
     ;;
 *) die "usage: install.sh torch SPEC | base | dev | docs | all" ;;
 esac

@@ -34,7 +34,11 @@ def parse_args(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='pre-training config')
-    parser.add_argument('checkpoint', help="weights, or 'none' for the baselines alone")
+    parser.add_argument(
+        'checkpoint',
+        help="weights, or 'none' for the baselines alone; {seed} in the path is filled in for each "
+        'seed (one pre-training run for each)',
+    )
     parser.add_argument('--protocol', nargs='+', choices=[*PROTOCOLS, 'both'], default=['knn'])
     parser.add_argument(
         '--arms', nargs='+', choices=ARMS, default=['untrained', 'handmade', 'checkpoint']
@@ -55,6 +59,9 @@ def parse_args(argv=None):
     parser.add_argument('--min-box-points', type=int, default=1)
     parser.add_argument('--cells-per-class', type=int, default=10_000, help='at most, for training')
     parser.add_argument('--val-cells-per-class', type=int, default=10_000, help='at most')
+    parser.add_argument(
+        '--equal-classes', action='store_true', help='as many training cells of every class'
+    )
     parser.add_argument('--calibration-frames', type=int, default=200, help='at most')
     parser.add_argument('--k', type=int, default=20)
     parser.add_argument('--temperature', type=float, default=0.07)
@@ -92,19 +99,26 @@ def settings_of(args):
         max_val_frames=args.max_val_frames,
         calibration_frames=args.calibration_frames,
         batch_size=args.batch_size,
+        equal_classes=args.equal_classes,
         standardise=args.standardise,
         protocol=ProtocolSettings(k=args.k, temperature=args.temperature),
     )
+
+
+def default_work_dir(config):
+    """``work_dirs/adl_jepa/kitti`` for ``configs/adl_jepa/kitti.py``, as in training."""
+    parts = Path(config).with_suffix('').parts
+    if 'configs' in parts:
+        return Path('work_dirs', *parts[len(parts) - parts[::-1].index('configs') :])
+    return Path('work_dirs', parts[-1])
 
 
 def output_dir(args):
     if args.work_dir:
         return Path(args.work_dir)
     if args.checkpoint != 'none':
-        return Path(args.checkpoint).resolve().parent
-    config = Path(args.config).resolve()
-    below = config.parts[config.parts.index('configs') + 1 :] if 'configs' in config.parts else ()
-    return Path('work_dirs', *below[:-1], config.stem)
+        return Path(args.checkpoint.replace('{seed}', str(args.seeds[0]))).resolve().parent
+    return default_work_dir(args.config)
 
 
 def main(argv=None):

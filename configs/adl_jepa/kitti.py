@@ -10,7 +10,7 @@ Schedule and grid are the released ones: 3,712 train frames cropped to the camer
 moderate AP (R40) on KITTI val. Deviations: no GT sampling (it needs labels), trained tokens.
 """
 
-_base_ = ['../_base_/default_runtime.py']
+_base_ = ['../_base_/default_runtime.py', '../_base_/one_cycle_adamw.py']
 
 data_root = 'data/kitti'
 batch_size = 4  # a process
@@ -65,12 +65,6 @@ model = dict(
     train_tokens=True,
 )
 
-load_pipeline = [
-    dict(type='LoadPoints', load_dim=load_dim, use_dim=use_dim),
-    dict(type='CropToCameraView', fov_crop=fov_crop),
-    dict(type='PointsRangeFilter', point_cloud_range=point_cloud_range),
-    dict(type='PackJEPAInputs'),
-]
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=num_workers,
@@ -97,19 +91,7 @@ train_dataloader = dict(
     ),
 )
 
-optim_wrapper = dict(
-    type='JEPAOptimWrapper',
-    constructor='JEPAOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=3e-4, betas=(0.95, 0.99), weight_decay=0.01, fused=True),
-    clip_grad=dict(max_norm=10),
-    accumulative_counts=accumulate,
-)
-param_scheduler = [
-    dict(type='PhasedScheduler', param_name='lr', by_epoch=False, phases=[
-        dict(until=0.4, start=0.1, stop=1.0), dict(until=1.0, start=1.0, stop=1e-5)]),
-    dict(type='PhasedScheduler', param_name='beta1', by_epoch=False, phases=[
-        dict(until=0.4, start=0.95, stop=0.85), dict(until=1.0, start=0.85, stop=0.95)]),
-]
+optim_wrapper = dict(accumulative_counts=accumulate)
 train_cfg = dict(type='JEPATrainLoop', max_epochs=max_epochs, max_iters=max_iters)
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 randomness = dict(seed=seed)

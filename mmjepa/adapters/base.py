@@ -85,6 +85,8 @@ class EncoderAdapter:
         inside = {k: v for k, v in given.items() if k.startswith(starts)}
         state, notes = self.decode({k.removeprefix(prefix): v for k, v in inside.items()})
         check_encoder(state, source, layout)
+        if prefix not in self.prefixes:
+            notes.append(f'encoder found below {prefix!r}')
         left = collections.Counter(k.split('.')[0] for k in given if k not in inside)
         if left:
             parts = ', '.join(f'{name} {count}' for name, count in left.items())
@@ -100,7 +102,7 @@ class EncoderAdapter:
         found = [k.removesuffix(_ANCHOR) for k in given if k.endswith(_ANCHOR)]
         found = [p for p in found if p == '' or p.endswith('.')]
         known = [prefix] if prefix is not None else [p for p in self.prefixes if p in found]
-        if prefix is None and not known and len(found) == 1:
+        if prefix is None and not known and len(found) == 1 and not self.owns_prefix:
             known = found
         if len(known) == 1 and known[0] in found:
             return known[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from .sweeps import Sweep, SweepPipeline, preprocess
@@ -33,6 +34,15 @@ def resolve_config(config: str | Path | Config, cfg_options: Mapping[str, Any] |
     if 'model' not in cfg:
         raise KeyError(f'{cfg.filename or "the config"} has no model')
     return cfg
+
+
+def _init_weights(model: Any) -> None:
+    # MMEngine would log a paragraph about every single tensor
+    model._dump_init_info = lambda *args: None
+    try:
+        model.init_weights()
+    finally:
+        del model._dump_init_info
 
 
 def _load_weights(model: Any, checkpoint: str | Path) -> None:
@@ -78,9 +88,11 @@ def init_model(
     from mmjepa.registry import MODELS
 
     cfg = resolve_config(config, cfg_options)
-    model = MODELS.build(cfg.model)
+    # MMEngine's base model builds its preprocessor from the root registry: it needs the scope
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmjepa')):
+        model = MODELS.build(cfg.model)
     if checkpoint is None:
-        model.init_weights()
+        _init_weights(model)
     else:
         _load_weights(model, checkpoint)
     model.cfg = cfg

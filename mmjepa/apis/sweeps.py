@@ -48,17 +48,19 @@ class SweepPipeline:
     """Read one sweep as the config's training pipeline does, but without augmentation.
 
     Args:
-        cfg: A pre-training config with ``train_dataloader.dataset.pipeline``.
+        cfg: A pre-training config. Its ``load_pipeline`` is used; without one, the pipeline of
+            ``train_dataloader.dataset`` less its random transforms.
 
     Raises:
-        KeyError: If there is no such pipeline.
+        KeyError: If there is neither.
     """
 
     def __init__(self, cfg: Mapping[str, Any]) -> None:
         from mmjepa.registry import TRANSFORMS
 
         dataset = dataset_config(cfg)
-        configs = [dict(t) for t in dataset['pipeline'] if not is_augmentation(t)]
+        pipeline = cfg.get('load_pipeline') or dataset['pipeline']
+        configs = [dict(t) for t in pipeline if not is_augmentation(t)]
         self.names = [_name(t) for t in configs]
         self.transforms = [TRANSFORMS.build(t) for t in configs]
         self.fixed = {

@@ -79,14 +79,18 @@ class FolderReport:
         return self.grid[1] // _CELL, self.grid[2] // _CELL
 
     def cfg_options(self) -> dict[str, Any]:
-        """The settings as top-level variables of a LiDAR config."""
-        return {
+        """The settings as top-level variables of ``configs/adl_jepa/kitti.py``."""
+        options: dict[str, Any] = {
             'data_root': self.folder,
             'load_dim': self.load_dim,
             'point_cloud_range': self.point_cloud_range,
             'voxel_size': self.voxel_size,
-            'max_voxels': self.max_voxels,
+            'max_voxels': [self.max_voxels, self.max_voxels],
+            'max_voxels_whole': self.max_voxels,
         }
+        if self.load_dim < 4:
+            options['use_dim'] = self.load_dim
+        return options
 
     def command(self) -> str:
         """A training command with the suggested settings."""
@@ -332,7 +336,7 @@ def _columns(points: NDArray[np.float32]) -> tuple[list[str], list[str]]:
             told = 'time or other'
         lines.append(f'column {column}: {low:.4g} to {high:.4g}, 99 % below {p99:.4g} ({told})')
     if points.shape[1] == 3:
-        notes.append('no intensity: the encoder takes x, y, z only (use_dim=3)')
+        notes.append('no intensity: the encoder takes x, y, z only')
     elif points.shape[1] > 4:
         notes.append('use_dim=4 keeps x, y, z, intensity; further columns need more input channels')
     return lines, notes

@@ -252,7 +252,7 @@ def points_in_boxes(points: FloatArray, boxes: FloatArray) -> NDArray[np.int64]:
     xs, ys = np.ascontiguousarray(points[:, 0]), np.ascontiguousarray(points[:, 1])
     for index in range(len(boxes) - 1, -1, -1):  # backwards: the first box writes last
         x, y, z, dx, dy, dz, yaw = (float(value) for value in boxes[index])
-        radius = np.hypot(dx, dy) / 2
+        radius = float(np.hypot(dx, dy)) / 2 + 1e-3  # the test below is in float64
         # the circumscribed square first: few points are left for the exact test
         near = np.flatnonzero((np.abs(xs - x) <= radius) & (np.abs(ys - y) <= radius))
         local = points[near, :3].astype(np.float64) - (x, y, z)

@@ -163,6 +163,8 @@ def dim_scores(values: NDArray[np.float32]) -> dict[int, float]:
         period -> share of the rank variance that the column explains, in [0, 1].
     """
     blocks = len(values) // _DIM_BLOCK
+    if blocks == 0:  # too few: chance alone scores
+        return {}
     if blocks > 10:
         starts = np.linspace(0, blocks - 1, 10).astype(np.int64) * _DIM_BLOCK
         sample = np.concatenate([values[start : start + _DIM_BLOCK] for start in starts])
@@ -173,7 +175,7 @@ def dim_scores(values: NDArray[np.float32]) -> dict[int, float]:
     ranks -= ranks.mean()
     scores = {}
     for dim in _DIMS:
-        if len(values) % dim == 0 and len(sample) >= _DIM_BLOCK:  # fewer: chance alone scores
+        if len(values) % dim == 0:
             columns = ranks[: len(ranks) // dim * dim].reshape(-1, dim)
             scores[dim] = float(np.square(columns.mean(axis=0)).mean() / np.square(columns).mean())
     return scores

@@ -110,8 +110,9 @@ class PointSweepDataset(Dataset):
         Raises:
             BadSampleError: the sweep is bad; with ``on_error='skip'``, if all sweeps are.
         """
-        index, seed = index if isinstance(index, tuple) else (index, index)
-        position, seed = range(len(self))[int(index)], int(seed)
+        number, seed = index if isinstance(index, tuple) else (index, None)
+        position = range(len(self))[int(number)]
+        seed = position if seed is None else int(seed)
         if self.on_error == 'raise':
             return self._sample(position, seed, [])
         replaced: list[str] = []

@@ -135,7 +135,7 @@ def _walk(root: str) -> Iterator[tuple[str, int, list[str]]]:
     stack = ['']
     while stack:
         relative = stack.pop()
-        folder = os.path.join(root, relative)
+        folder = os.path.join(root, relative) if relative else root
         real = os.path.realpath(folder)
         if real in visited:  # a link back to a folder above
             continue

@@ -93,12 +93,28 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     options = dict(options or {})
     with _variables({k: v for k, v in options.items() if '.' not in k}) as found:
         config = Config.fromfile(path)
+    _drop_own_scope(config._cfg_dict)
     later = {k: v for k, v in options.items() if k not in found}
     for name in later:
         _check_option(config, name)
     config.merge_from_dict(later)
     # the text saved with checkpoints must give this config again
     return config
+
+
+def _drop_own_scope(node: Any) -> None:
+    """Remove the ``_scope_`` that ``_base_ = ['mmjepa::...']`` adds to every component.
+
+    It says what ``default_scope`` says already, and MMEngine hands it to the collate function.
+    """
+    if isinstance(node, dict):
+        if node.get('_scope_') == 'mmjepa':
+            del node['_scope_']
+        for value in node.values():
+            _drop_own_scope(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _drop_own_scope(value)
 
 
 def _check_option(config: Config, name: str) -> None:

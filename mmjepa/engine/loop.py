@@ -22,6 +22,9 @@ class JEPATrainLoop(BaseLoop):
         val_begin: first epoch with validation.
         val_interval: epochs between validations.
 
+    Attributes:
+        completed: iterations done, the one counted whose hooks are running after its step.
+
     Raises:
         ValueError: neither length is given, or the loader can't be resumed.
     """
@@ -51,6 +54,7 @@ class JEPATrainLoop(BaseLoop):
         self._max_epochs = -(-self._max_iters // self.epoch_length)
         self._epoch = 0
         self._iter = 0
+        self.completed = 0
         self.val_begin = val_begin
         self.val_interval = val_interval
         self.stop_training = False
@@ -81,6 +85,7 @@ class JEPATrainLoop(BaseLoop):
         """Train to ``max_iters`` or until ``stop_training``."""
         runner = self.runner
         self._epoch = self._iter // self.epoch_length
+        self.completed = self._iter
         runner.call_hook('before_train')
         self.dataloader.batch_sampler.start_iteration = self._iter
         batches = iter(self.dataloader)
@@ -103,6 +108,7 @@ class JEPATrainLoop(BaseLoop):
         self.runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
         outputs = self.runner.model.train_step(
             data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.completed = self._iter + 1
         self.runner.call_hook(
             'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
@@ -110,6 +116,8 @@ class JEPATrainLoop(BaseLoop):
     def _end_epoch(self) -> None:
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-        if (self.runner.val_loop is not None and self._epoch >= self.val_begin
+        if (self.runner.val_loop is not None and not self.stop_training
+                and self._epoch >= self.val_begin
                 and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)):
-            self.runner.val_loop.run()
+            with self.runner.outside_training():
+                self.runner.val_loop.run()

@@ -42,7 +42,7 @@ class PhasedScheduler(_ParamScheduler):
             dict(until=1.0, start=1.0, stop=1e-5)])
 
     At iteration i of T the phase that contains i / T decides. Nothing but the iteration is state,
-    so a resumed run is exact; a run resumed with another T follows the new T.
+    so a resumed run is exact; a run resumed with another T or learning rate follows the new ones.
 
     Args:
         optimizer: optimizer or wrapper.
@@ -110,19 +110,19 @@ class PhasedScheduler(_ParamScheduler):
         """Set the values of the next iteration."""
         self._global_step += 1
         self.last_step += 1
-        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+        self._apply()
+
+    def _apply(self) -> None:
+        self._last_value = self._get_value()
+        for group, value in zip(self.optimizer.param_groups, self._last_value, strict=True):
             group[self.param_name] = value
-        self._last_value = [group[self.param_name] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict:
-        """Only what the configuration doesn't say: the step and the initial values."""
-        return dict(last_step=self.last_step, base_values=self.base_values,
-                    _global_step=self._global_step)
+        """Only the step: everything else follows from the configuration."""
+        return dict(last_step=self.last_step, _global_step=self._global_step)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over the step; the schedule itself stays the configured one."""
+        """Take over the step; length, phases and base values stay the configured ones."""
         self.last_step = state_dict['last_step']
-        self.base_values = state_dict['base_values']
         self._global_step = state_dict['_global_step']
-        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
-            group[self.param_name] = value
+        self._apply()

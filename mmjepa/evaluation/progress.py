@@ -34,7 +34,7 @@ class TerminalProgress:
         """Report a stage; the first call of a stage starts its clock."""
         now = time.monotonic()
         if what != self._stage:
-            self._stage, self._start, self._last = what, now, 0.0
+            self._stage, self._start, self._last = what, now, now
         finished = done >= total
         if not finished and now - self._last < self.interval:
             return

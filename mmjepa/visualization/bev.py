@@ -63,6 +63,11 @@ class SweepViews:
         return self.mask_classes <= MASKED_OCCUPIED
 
     @property
+    def unit_bev(self) -> Tensor:
+        """(C, h, w) embedding, L2-normalised over channels as the loss sees it."""
+        return F.normalize(self.bev.float(), dim=0)
+
+    @property
     def cosine(self) -> Tensor:
         """(h, w) cosine of prediction and target."""
         return (
@@ -124,7 +129,7 @@ def draw_mask(ax: Axes, views: SweepViews) -> None:
         for name, colour, count in zip(MASK_NAMES, MASK_COLOURS, counts, strict=True)
     ]
     ax.legend(
-        handles=handles, loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8,
+        handles=handles, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=8,
         frameon=False,
     )  # fmt: skip
     share = counts[MASKED_OCCUPIED] / max(counts[:2].sum(), 1)
@@ -137,22 +142,19 @@ def draw_components(ax: Axes, views: SweepViews) -> None:
     if int(views.occupied.sum()) < 2:
         ax.text(0.5, 0.5, 'fewer than two occupied cells', ha='center', transform=ax.transAxes)
     else:
-        image = pca_colours(views.bev, views.occupied)
+        image = pca_colours(views.unit_bev, views.occupied)
         ax.imshow(image.numpy(), origin='lower', extent=views.extent, interpolation='nearest')
     _metres(ax, views, title)
 
 
 def draw_agreement(ax: Axes, views: SweepViews) -> None:
     """Cosine of prediction and target over the masked cells."""
-    import matplotlib as mpl
-
     masked = (views.mask_classes == MASKED_OCCUPIED) | (views.mask_classes == MASKED_EMPTY)
     cosine = np.ma.masked_where(~masked.cpu().numpy(), views.cosine.cpu().numpy())
-    cmap = mpl.colormaps['RdYlGn'].copy()
-    cmap.set_bad('#f4f4f4')
+    ax.set_facecolor('#f4f4f4')  # visible cells stay transparent
     image = ax.imshow(
-        cosine, origin='lower', extent=views.extent, interpolation='nearest', cmap=cmap, vmin=-1,
-        vmax=1,
+        cosine, origin='lower', extent=views.extent, interpolation='nearest', cmap='RdYlGn',
+        vmin=-1, vmax=1,
     )  # fmt: skip
     ax.figure.colorbar(image, ax=ax, label='cos(prediction, target)', shrink=0.8)
     _metres(ax, views, 'Prediction against target (masked cells)')
@@ -177,7 +179,8 @@ def draw_cosines(ax: Axes, views: SweepViews) -> None:
         ylabel='share of the cells', xlim=(min(low, 0) - 0.05, 1.02),
     )  # fmt: skip
     ax.grid(color=GRID_COLOUR, linewidth=0.5)
-    ax.legend(fontsize=8)
+    if len(masked):
+        ax.legend(fontsize=8)
 
 
 def draw_spectrum(ax: Axes, features_ND: Tensor, title: str = 'Feature spectrum') -> None:
@@ -190,7 +193,7 @@ def draw_spectrum(ax: Axes, features_ND: Tensor, title: str = 'Feature spectrum'
         return
     values = spectrum.singular_values.cpu().numpy()
     index = np.arange(1, len(values) + 1)
-    floor = values[0] * 1e-12
+    floor = values[0] * 1e-8
     ax.semilogy(index, np.maximum(values, floor), color='#1f5fa8')
     rank = float(effective_rank(features_ND))
     ax.set(
@@ -208,8 +211,8 @@ def draw_spectrum(ax: Axes, features_ND: Tensor, title: str = 'Feature spectrum'
 
 
 def occupied_rows(views: SweepViews) -> Tensor:
-    """(n, C) embedding rows of the occupied cells."""
-    return views.bev.permute(1, 2, 0)[views.occupied]
+    """(n, C) L2-normalised embedding rows of the occupied cells."""
+    return views.unit_bev.permute(1, 2, 0)[views.occupied]
 
 
 def sweep_figure(views: SweepViews) -> Figure:
@@ -223,7 +226,7 @@ def sweep_figure(views: SweepViews) -> Figure:
     draw_components(axes[0, 2], views)
     draw_agreement(axes[1, 0], views)
     draw_cosines(axes[1, 1], views)
-    draw_spectrum(axes[1, 2], occupied_rows(views), 'Spectrum at occupied cells')
+    draw_spectrum(axes[1, 2], occupied_rows(views), 'Spectrum, occupied cells')
     if views.title:
         figure.suptitle(views.title)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,24 @@ from .bev import GRID_COLOUR, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# panel title -> words in a scalar's name; the first panel that fits takes it
-PANELS: dict[str, tuple[str, ...]] = {
-    'Losses': ('loss',),
-    'Schedules': ('lr', 'momentum', 'weight_decay'),
-    'Rank': ('rank',),
-    'Standard deviation': ('std',),
-    'Cosine': ('cos',),
-    'Gradient norm': ('grad_norm',),
-    'Time (s)': ('time',),
+# panel title -> pattern of a scalar's last name part; the first panel that fits takes it
+PANELS: dict[str, str] = {
+    'Losses': r'^(?!.*trivial).*loss',
+    'Loss over that of the mean target': r'trivial',
+    'Learning rate and momentum': r'^(base_)?lr|momentum|beta|weight_decay',
+    'Rank': r'rank',
+    'Standard deviation': r'std',
+    'Cosine': r'cos',
+    'Prediction error': r'distance|error',
+    'Hinges': r'hinge',
+    'Gradient norm': r'grad_norm',
+    'Shares': r'dropped|data_wait|share',
+    'Time (s)': r'time$',
+    'Throughput (1/s)': r'per_s',
+    'Memory (MB)': r'mb$|memory',
 }
-SKIPPED = ('step', 'iter', 'epoch', 'memory', 'eta')
+LOG_PANEL = 'Learning rate and momentum'
+SKIPPED = ('step', 'iter', 'epoch', 'eta')
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -77,11 +85,9 @@ def group_scalars(names: list[str]) -> dict[str, list[str]]:
     """Names by panel; what fits no panel goes to 'Others'."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        # the last part: 'monitor/rank_target' is a rank
-        parts = name.lower().rsplit('/', 1)[-1]
-        title = next(
-            (t for t, words in PANELS.items() if any(word in parts for word in words)), 'Others'
-        )
+        # the last part: 'collapse/target_rank' is a rank
+        last = name.lower().rsplit('/', 1)[-1]
+        title = next((t for t, pattern in PANELS.items() if re.search(pattern, last)), 'Others')
         groups.setdefault(title, []).append(name)
     order = [*PANELS, 'Others']
     return {title: sorted(groups[title]) for title in order if title in groups}
@@ -104,7 +110,7 @@ def curves_figure(work_dir: str | Path) -> Figure:
             steps, values = zip(*curves[name], strict=True)
             ax.plot(steps, values, marker='.' if len(steps) < 3 else '', linewidth=1.2, label=name)
         spread = [v for name in names for _, v in curves[name] if v > 0]
-        if title == 'Schedules' and spread and max(spread) / min(spread) > 100:
+        if title == LOG_PANEL and spread and max(spread) / min(spread) > 100:
             ax.set_yscale('log')
         ax.set(title=title, xlabel='iteration')
         ax.grid(color=GRID_COLOUR, linewidth=0.5)

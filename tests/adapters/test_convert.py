@@ -123,6 +123,17 @@ def test_other_methods_checkpoint_is_refused(tmp_path):
         read_encoder(path, 'auto')
 
 
+def test_wrong_format_is_refused(tmp_path, mmjepa_file, make_state):
+    with pytest.raises(
+        CheckpointError, match=r"encoders lie below \['encoder.', 'target.encoder.'\]"
+    ):
+        read_encoder(mmjepa_file, 'mmdet3d')
+    torch.save({f'encoder.{k}': v for k, v in make_state().items()}, tmp_path / 'a.pth')
+    for wrong in ('mmdet3d', 'openpcdet', 'safetensors'):
+        with pytest.raises(CheckpointError):
+            read_encoder(tmp_path / 'a.pth', wrong)
+
+
 def test_auto_refuses_two_formats(make_state):
     both = {p + k: v for p in ('encoder.', 'middle_encoder.') for k, v in make_state().items()}
     with pytest.raises(CheckpointError, match='mmjepa, mmdet3d fits'):

@@ -131,7 +131,9 @@ def test_pretraining_file_with_heads_and_a_target(tmp_path, make_state):
 
     nested = {f'backbone_3d.online.{k[12:]}': v for k, v in online.items()}
     torch.save({'model_state': nested}, path)
-    assert read_encoder(path, 'openpcdet').prefix == 'backbone_3d.online.'
+    encoder = read_encoder(path, 'openpcdet')
+    assert encoder.prefix == 'backbone_3d.online.'
+    assert encoder.notes == ["encoder found below 'backbone_3d.online.'"]
     torch.save({'model_state': nested | other}, path)
     with pytest.raises(CheckpointError, match='--from-prefix'):
         read_encoder(path, 'openpcdet')

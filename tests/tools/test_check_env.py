@@ -70,10 +70,15 @@ def test_what_has_a_fallback_is_a_note(check_env):
     assert 'rulebook' in report.notes[1]
 
 
-def test_missing_system_library_names_its_debian_package(check_env):
-    error = ImportError('libGL.so.1: cannot open shared object file: No such file or directory')
-    text = check_env.explain_import_error('cv2', error)
-    assert text == ('cv2 does not import, libGL.so.1 is missing; on Debian: apt-get install libgl1')
+def test_missing_system_libraries_name_their_debian_packages(check_env, monkeypatch):
+    monkeypatch.setattr(check_env, 'loadable', lambda library: library != 'libX11.so.6')
+    missing = '{}: cannot open shared object file: No such file or directory'
+    text = check_env.explain_import_error('cv2', ImportError(missing.format('libGL.so.1')))
+    assert text == (
+        'cv2 does not import, libGL.so.1 is missing; on Debian: apt-get install libgl1 libx11-6'
+    )
+    text = check_env.explain_import_error('cv2', OSError(missing.format('libodd.so.3')))
+    assert text.endswith('install what provides libodd.so.3')
     assert 'ValueError: odd' in check_env.explain_import_error('cv2', ValueError('odd'))
 
 

@@ -5,7 +5,7 @@ from numpy.random import Generator
 
 from .scene import STYLES, Scene, SceneBuilder, Style, random_road
 
-FRONT_SHARE = 0.7  # of the people and moving vehicles stand where the camera looks
+FRONT_SHARE = 0.78  # of the people and moving vehicles stand where the camera looks
 
 
 def random_scene(rng: Generator, style: str | None = None) -> Scene:
@@ -55,7 +55,7 @@ def _traffic(builder: SceneBuilder, kind: Style) -> None:
         direction = 1 if rng.random() < 0.5 else -1  # 1: ours, on the right
         s = _ahead(rng, 7.0, 75.0)
         turn = (0.0 if direction > 0 else np.pi) + rng.normal(0, 0.05)
-        if rng.random() < 0.15:  # turning or crossing
+        if name != 'Truck' and rng.random() < 0.15:  # turning or crossing
             turn = rng.uniform(-np.pi, np.pi)
         builder.place(name, s, -direction * half * rng.uniform(0.35, 0.6), turn, margin=0.4)
 
@@ -110,7 +110,9 @@ def _pedestrians(builder: SceneBuilder, kind: Style) -> None:
             lateral, turn = rng.uniform(-road.half, road.half), side * np.pi / 2
         for _ in range(group):
             ds, dl = rng.uniform(-0.9, 0.9, 2)
-            builder.place('Pedestrian', s + ds, lateral + dl, turn + rng.normal(0, 0.3), margin=0.05)
+            builder.place(
+                'Pedestrian', s + ds, lateral + dl, turn + rng.normal(0, 0.3), margin=0.05
+            )
 
 
 def _street_furniture(builder: SceneBuilder, kind: Style) -> None:

@@ -5,6 +5,7 @@ are the same wherever the casters agree on the face.
 """
 
 import importlib.util
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -45,7 +46,7 @@ def make_caster(name: str = 'auto', device: str = 'auto', threads: int = 0) -> C
     """Chooses a ray caster.
 
     Args:
-        name: 'auto' is open3d where it is installed and the device isn't CUDA, else torch.
+        name: 'auto' is open3d where it imports and the device isn't CUDA, else torch.
         device: 'cpu', 'cuda', 'cuda:1', ...; 'auto' is CUDA for torch where there is one.
         threads: of open3d; 0 is all.
 
@@ -57,7 +58,16 @@ def make_caster(name: str = 'auto', device: str = 'auto', threads: int = 0) -> C
     if name not in CASTERS:
         raise ValueError(f'caster must be one of {", ".join(CASTERS)}, got {name!r}')
     have_open3d = importlib.util.find_spec('open3d') is not None
-    if name == 'open3d' or (name == 'auto' and have_open3d and not device.startswith('cuda')):
+    if name == 'auto' and have_open3d and not device.startswith('cuda'):
+        try:
+            return Open3DCaster(threads)
+        except (ImportError, OSError) as error:  # it wants libX11 and libGL, for a start
+            warnings.warn(
+                f'open3d does not import ({error}), the slower torch caster takes its place; '
+                'tools/check_env.py says what to install',
+                stacklevel=2,
+            )
+    if name == 'open3d':
         if device.startswith('cuda'):
             raise ValueError(
                 f'caster open3d runs on the CPU, not on {device!r}: drop one of the two options'
@@ -117,10 +127,12 @@ class TorchCaster:
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
         if device.startswith('cuda') and not torch.cuda.is_available():
-            raise RuntimeError(f'device {device!r}: torch sees no CUDA device here; use --device cpu')
+            raise RuntimeError(
+                f'device {device!r}: torch sees no CUDA device here; use --device cpu'
+            )
         self.device = torch.device(device)
         # ray-face tests at once: 2**18 stay in a CPU's cache, a GPU wants more
-        self.chunk = chunk or (2**24 if self.device.type == 'cuda' else 2**18)
+        self.chunk = chunk or (2**22 if self.device.type == 'cuda' else 2**18)
 
     def cast(
         self, scene: Scene, origins: NDArray[np.float32], directions: NDArray[np.float32]

@@ -6,10 +6,10 @@ is the sensor, 1.73 m above the ground. The scene is a function of its random ge
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from .materials import Material as M
 from .shapes import FloatArray, IntArray, templates
@@ -54,16 +54,56 @@ class Style:
 
 STYLES: dict[str, Style] = {
     'residential': Style(
-        0.35, (3.2, 4.5), (1.5, 2.5), (0.2, 0.6), (1, 4), (3, 8), (2, 4), (2, 7), 0.75, 1.0, M.GRASS
+        0.35,
+        (3.2, 4.5),
+        (1.5, 2.5),
+        (0.3, 0.75),
+        (1, 5),
+        (4, 10),
+        (3, 6),
+        (2, 7),
+        0.75,
+        1.4,
+        M.GRASS,
     ),
     'city': Style(
-        0.3, (4.5, 7.0), (2.5, 4.5), (0.15, 0.5), (3, 7), (6, 14), (3, 6), (0, 2), 0.95, 0.5, M.PAVING
+        0.3,
+        (4.5, 7.0),
+        (2.5, 4.5),
+        (0.25, 0.65),
+        (3, 8),
+        (7, 16),
+        (4, 8),
+        (0, 2),
+        0.95,
+        0.7,
+        M.PAVING,
     ),
     'road': Style(
-        0.2, (3.8, 7.5), (0.5, 2.0), (0.0, 0.08), (5, 10), (2, 5), (2, 4), (4, 16), 0.35, 1.6, M.GRASS
+        0.2,
+        (3.8, 7.5),
+        (0.5, 2.0),
+        (0.0, 0.12),
+        (6, 11),
+        (3, 7),
+        (3, 6),
+        (4, 16),
+        0.35,
+        2.2,
+        M.GRASS,
     ),
     'square': Style(
-        0.15, (4.0, 6.0), (4.0, 8.0), (0.0, 0.15), (1, 3), (9, 18), (4, 8), (0, 5), 0.85, 0.6, M.PAVING
+        0.15,
+        (4.0, 6.0),
+        (4.0, 8.0),
+        (0.05, 0.3),
+        (1, 4),
+        (9, 20),
+        (5, 10),
+        (0, 5),
+        0.85,
+        0.8,
+        M.PAVING,
     ),
 }
 
@@ -129,8 +169,8 @@ class Road:
     bend: tuple[float, float]  # 1/m, slopes that grow with the distance
     wave: tuple[float, float, float]  # amplitude m, wave number 1/m, phase
 
-    def to_xy(self, s: FloatArray, lateral: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(s, l) in metres -> x, y in the LiDAR frame."""
+    def to_xy(self, s: Any, lateral: Any) -> tuple[Any, Any]:
+        """(s, l) in metres, numbers or arrays -> x, y in the LiDAR frame."""
         y = lateral - self.offset + 0.5 * self.curvature * s**2
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         return cos * s - sin * y, sin * s + cos * y
@@ -145,7 +185,7 @@ class Road:
         """Yaw of the road's direction at s, radians."""
         return self.yaw + float(np.arctan(self.curvature * s))
 
-    def height(self, s: FloatArray, lateral: FloatArray) -> FloatArray:
+    def height(self, s: Any, lateral: Any) -> Any:
         """Ground height in the LiDAR frame: -1.73 m under the sensor."""
         l0 = lateral - self.offset
         amplitude, number, phase = self.wave
@@ -220,7 +260,7 @@ class SceneBuilder:
         self, s: float, lateral: float, size: Sequence[float], turn: float = 0.0
     ) -> bool:
         """Takes ground at (s, l) for something whose own extent overhangs (a crown, a house)."""
-        x, y = (float(v) for v in self.road.to_xy(np.float64(s), np.float64(lateral)))
+        x, y = (float(v) for v in self.road.to_xy(s, lateral))
         return self._claim(x, y, self.road.heading(s) + turn, np.asarray(size, dtype=float), 0.0)
 
     def place(
@@ -248,11 +288,11 @@ class SceneBuilder:
             Whether there was room.
         """
         size = self.draw_size(name) if size is None else np.asarray(size, dtype=np.float64)
-        x, y = (float(v) for v in self.road.to_xy(np.float64(s), np.float64(lateral)))
+        x, y = (float(v) for v in self.road.to_xy(s, lateral))
         yaw = self.road.heading(s) + turn
         if x * x + y * y > EXTENT**2 or (claim and not self._claim(x, y, yaw, size, margin)):
             return False
-        z = float(self.road.height(np.float64(s), np.float64(lateral)))
+        z = float(self.road.height(s, lateral))
         variants = templates()[name]
         template = variants[int(self.rng.integers(len(variants)))]
         cos, sin = np.cos(yaw), np.sin(yaw)
@@ -282,7 +322,7 @@ class SceneBuilder:
         draws = np.empty(len(M))
         draws[:] = rng.uniform(0.75, 1.25)
         # half of the cars are dark to the sensor, as in KITTI
-        draws[M.PAINT] = rng.beta(0.7, 1.8) * 0.75 + 0.015
+        draws[M.PAINT] = rng.beta(0.6, 2.2) * 0.75 + 0.01
         draws[M.CLOTH] = rng.uniform(0.08, 0.7)
         draws[M.METAL] = rng.uniform(0.1, 0.7)
         draws[M.FACADE] = rng.uniform(0.2, 0.6)

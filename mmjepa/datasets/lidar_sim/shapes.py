@@ -162,14 +162,18 @@ def _car(rng: Generator) -> Template:
     body = [(-1.96, 0.28), (-2.0, 0.55), tail, (-1.2, belt), (0.95, belt - 0.02), (1.7, hood)]
     body += [(1.98, nose), (1.93, 0.25)]
     b.loft(
-        np.stack([_profile(body, y, s) for y, s in ((-0.83, 0.93), (-0.7, 1), (0.7, 1), (0.83, 0.93))]),
+        np.stack(
+            [_profile(body, y, s) for y, s in ((-0.83, 0.93), (-0.7, 1), (0.7, 1), (0.83, 0.93))]
+        ),
         M.PAINT,
         M.PAINT,
     )
     rear_base, rear_roof = [(-1.45, -0.75), (-1.85, -1.45), (-1.9, -1.7), (-1.9, -1.6)][style]
     front_base, front_roof = rng.uniform(0.85, 1.1), rng.uniform(0.1, 0.35)
     roof = belt + rng.uniform(0.5, 0.6) + 0.12 * (style == 3)
-    base = np.array([[rear_base, -0.76], [front_base, -0.74], [front_base, 0.74], [rear_base, 0.76]])
+    base = np.array(
+        [[rear_base, -0.76], [front_base, -0.74], [front_base, 0.74], [rear_base, 0.76]]
+    )
     top = np.array([[rear_roof, -0.56], [front_roof, -0.56], [front_roof, 0.56], [rear_roof, 0.56]])
     sill = base + (top - base) * 0.12  # a painted strip below the windows
     lintel = base + (top - base) * 0.88
@@ -179,13 +183,17 @@ def _car(rng: Generator) -> Template:
         (lintel, top, 0.88, 1.0, M.PAINT),
     ):
         zs = [belt - 0.03 + (roof - belt + 0.03) * f for f in (f0, f1)]
-        rings = np.stack([np.c_[ring, np.full(4, z)] for ring, z in zip((low, high), zs, strict=True)])
+        rings = np.stack(
+            [np.c_[ring, np.full(4, z)] for ring, z in zip((low, high), zs, strict=True)]
+        )
         b.loft(rings, material, M.PAINT)
     _wheels(b, (-1.22, 1.27), 0.82, 0.31)
     for x in (-2.0, 1.97):
         b.box((x - 0.015, -0.26, 0.45), (x + 0.015, 0.26, 0.56), M.REFLECTOR)
         for side in (-1, 1):  # lamps
-            b.box((x - 0.03, side * 0.68 - 0.1, 0.62), (x + 0.0, side * 0.68 + 0.1, 0.72), M.REFLECTOR)
+            b.box(
+                (x - 0.03, side * 0.68 - 0.1, 0.62), (x + 0.0, side * 0.68 + 0.1, 0.72), M.REFLECTOR
+            )
     for side in (-1, 1):
         b.box((0.55, side * 0.85 - 0.07, belt), (0.68, side * 0.85 + 0.07, belt + 0.13), M.PAINT)
     return b.template()
@@ -199,7 +207,9 @@ def _van(rng: Generator) -> Template:
     paint = int(M.PAINT)
     sides = [paint, paint, paint, paint, int(M.GLASS), paint, paint, paint]
     b.loft(
-        np.stack([_profile(body, y, s) for y, s in ((-0.95, 0.95), (-0.85, 1), (0.85, 1), (0.95, 0.95))]),
+        np.stack(
+            [_profile(body, y, s) for y, s in ((-0.95, 0.95), (-0.85, 1), (0.85, 1), (0.95, 0.95))]
+        ),
         sides,
         M.PAINT,
     )
@@ -297,20 +307,23 @@ def _building(rng: Generator) -> Template:
     ):
         edges = np.linspace(0, 1, 2 * columns + 1)
         heights = np.array([0.0, 0.12, 0.28, 0.45, 0.6, 0.75, 0.9, 1.0])[: 2 * storeys + 2]
-        grid = np.array([[[x0 + (x1 - x0) * e, y0 + (y1 - y0) * e, h] for e in edges] for h in heights])
+        grid = np.array(
+            [[[x0 + (x1 - x0) * e, y0 + (y1 - y0) * e, h] for e in edges] for h in heights]
+        )
         size, faces, materials = len(edges), [], []
         for row in range(len(heights) - 1):
             if row % 2 == 0:  # one strip of wall
-                cells = [(0, size - 1, M.FACADE)]
+                cells = [(0, size - 1, int(M.FACADE))]
             else:
                 kinds = np.where(rng.random(columns) < 0.8, int(M.WINDOW), int(M.FACADE))
                 cells = [
-                    (c, c + 1, int(kinds[c // 2]) if c % 2 else M.FACADE) for c in range(size - 1)
+                    (c, c + 1, int(kinds[c // 2]) if c % 2 else int(M.FACADE))
+                    for c in range(size - 1)
                 ]
             for left, right, material in cells:
                 a, c = row * size + left, row * size + right
                 faces += [[a, c, c + size], [a, c + size, a + size]]
-                materials += [int(material)] * 2
+                materials += [material] * 2
         b.add(grid.reshape(-1, 3), np.array(faces), materials)
     b.add(
         np.array([[-0.5, -0.5, 1], [0.5, -0.5, 1], [0.5, 0.5, 1], [-0.5, 0.5, 1.0]]),
@@ -390,7 +403,9 @@ def _bin(rng: Generator) -> Template:
     b = _Builder()
     lid = rng.uniform(0.8, 0.95)
     base = np.array([[-0.4, -0.4], [0.4, -0.4], [0.4, 0.4], [-0.4, 0.4]])
-    rings = [np.c_[base * s, np.full(4, z)] for s, z in ((0.85, 0.05), (1.0, lid), (1.1, lid), (1.0, 1))]
+    rings = [
+        np.c_[base * s, np.full(4, z)] for s, z in ((0.85, 0.05), (1.0, lid), (1.1, lid), (1.0, 1))
+    ]
     b.loft(np.stack(rings), M.METAL, M.METAL)
     return b.template()
 

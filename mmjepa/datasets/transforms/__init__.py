@@ -1,5 +1,6 @@
 """Transforms: callables from a ``results`` dict to a ``results`` dict."""
 
+from .gt_sampling import GTSampling
 from .loading import AggregateSweeps, LoadPoints
 from .packing import PackJEPAInputs
 from .points import (
@@ -14,6 +15,7 @@ from .points import (
 __all__ = [
     'AggregateSweeps',
     'CropToCameraView',
+    'GTSampling',
     'GlobalRotScale',
     'LoadPoints',
     'NormalizeIntensity',

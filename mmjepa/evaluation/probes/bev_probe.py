@@ -43,13 +43,16 @@ class BEVProbeSettings:
     Attributes:
         protocols: Of 'knn', 'linear'.
         arms: Of ``ARMS``; those that need a checkpoint are left out without one.
-        seeds: Each draws its own untrained weights and its own cells.
+        seeds: Each draws its own untrained weights and, where a class has more than enough, its own
+            cells.
         rule: How cells get classes.
         train_per_class, val_per_class: Most random cells of a class.
         train_split, val_split: Names in ``ImageSets``.
         max_train_frames, max_val_frames: Evenly spread over the split; None takes all.
         calibration_frames: Most pre-training sweeps that BatchNorm is calibrated on.
         batch_size: Sweeps at a time.
+        equal_classes: Take as many training cells of every class as the rarest one has (or
+            ``train_per_class``, if that is less). Otherwise a class with few cells loses kNN votes.
         standardise: Standardise channels before kNN in every arm; hand-made statistics, whose
             units differ, always are.
         protocol: Numbers of the protocols.
@@ -70,6 +73,7 @@ class BEVProbeSettings:
     max_val_frames: int | None = None
     calibration_frames: int = 200
     batch_size: int = 2
+    equal_classes: bool = False
     standardise: bool = False
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
 
@@ -173,7 +177,10 @@ class _Probe:
             ids['train'], ids['val'], f'splits {settings.train_split!r} and {settings.val_split!r}'
         )
         # built first: a bad checkpoint must show before minutes of labelling
-        self.model = self._build(checkpoint, settings.seeds[0])
+        self._models: dict[tuple[str, str | None], Any] = {}
+        for seed in settings.seeds:
+            self._frozen_model('checkpoint', seed)
+        self.model = self._frozen_model('checkpoint', settings.seeds[0])
         self.grid = grid_of(self.model, map_shape(self.model, self.frames['train'][0].points))
         self.tables = {
             part: label_frames(
@@ -187,7 +194,12 @@ class _Probe:
         }
         self.sweeps = pretraining_sweeps(cfg)
         self.rows = {seed: self._choose(seed) for seed in settings.seeds}
-        self._kept: dict[tuple[str, str], tuple[NDArray[np.int64], Tensor]] = {}
+        self._kept: dict[tuple[str, str, str | None], tuple[NDArray[np.int64], Tensor]] = {}
+
+    def _checkpoint(self, seed: int) -> str | None:
+        return (
+            None if self.checkpoint is None else str(self.checkpoint).replace('{seed}', str(seed))
+        )
 
     def _build(self, checkpoint: str | Path | None, seed: int) -> Any:
         from mmjepa.apis.inference import init_model
@@ -197,8 +209,11 @@ class _Probe:
 
     def _choose(self, seed: int) -> dict[str, NDArray[np.int64]]:
         s, n = self.settings, len(self.settings.rule.names)
+        most = s.train_per_class
+        if s.equal_classes:
+            most = min(most, *self.counts['train'].values())
         return {
-            'train': balanced_rows(self.tables['train'].label, n, s.train_per_class, seed),
+            'train': balanced_rows(self.tables['train'].label, n, most, seed),
             'val': balanced_rows(self.tables['val'].label, n, s.val_per_class, seed),
         }
 
@@ -218,16 +233,23 @@ class _Probe:
         label = f'{what}: calibrate BatchNorm'
         calibrate_batchnorm(model, sweeps, self.settings.batch_size, self.progress, label)
 
-    def _frozen(self, arm: str, part: str, seed: int) -> Tensor:
-        """Features of the checkpoint; extracted once for the cells of all seeds."""
-        if (arm, part) not in self._kept:
-            rows = np.unique(np.concatenate([r[part] for r in self.rows.values()]))
-            model = self.model
+    def _frozen_model(self, arm: str, seed: int) -> Any:
+        key = arm, self._checkpoint(seed)
+        if key not in self._models:
+            self._models[key] = self._build(key[1], seed)
             if arm == 'checkpoint_calibrated':
-                model = self._build(self.checkpoint, seed)
-                self._calibrate(model, arm)
-            self._kept[arm, part] = rows, self._extract(model, part, rows, arm)
-        rows, feats = self._kept[arm, part]
+                self._calibrate(self._models[key], arm)
+        return self._models[key]
+
+    def _frozen(self, arm: str, part: str, seed: int) -> Tensor:
+        """Features of a checkpoint; extracted once for the cells of all seeds that use it."""
+        key = arm, part, self._checkpoint(seed)
+        if key not in self._kept:
+            seeds = [s for s in self.settings.seeds if self._checkpoint(s) == key[2]]
+            rows = np.unique(np.concatenate([self.rows[s][part] for s in seeds]))
+            what = arm if len(seeds) > 1 else f'{arm} (seed {seed})'
+            self._kept[key] = rows, self._extract(self._frozen_model(arm, seed), part, rows, what)
+        rows, feats = self._kept[key]
         return feats[torch.from_numpy(np.searchsorted(rows, self.rows[seed][part]))]
 
     def samples(self, arm: str, seed: int) -> tuple[Samples, Samples]:
@@ -317,7 +339,8 @@ def probe_bev_cells(
 
     Args:
         config: Pre-training config (path, or loaded).
-        checkpoint: Weights; None leaves the arms without pre-training.
+        checkpoint: Weights; None leaves the arms without pre-training. ``{seed}`` in the path is
+            filled in for each seed: one pre-training run for each.
         settings: What is compared, and how.
         device: For the encoder and the protocols.
         cfg_options: Overrides of the config.

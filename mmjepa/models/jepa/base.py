@@ -48,7 +48,8 @@ class BaseJEPA(BaseModel):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list | None = None,
     ):
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        # built here: MMEngine's base class would look in its own registry only
+        super().__init__(data_preprocessor=_build(data_preprocessor), init_cfg=init_cfg)
         self.encoder = _build(encoder)
         self.predictor = _build(predictor)
         self.mask_generator = _build(mask_generator)

@@ -1,43 +1,55 @@
 """Sparse 3D convolution in plain torch: sorted integer keys, gathers, matrix products.
 
-The fallback where spconv is not installed and the second opinion in tests. A *rulebook* lists
-which input row meets which output row under which kernel tap (Graham et al., "3D Semantic
-Segmentation with Submanifold Sparse Convolutional Networks", arXiv 1711.10275). Rows are found
-by binary search in sorted keys, sums over taps by ``embedding_bag`` over rows sorted by target,
-so nothing depends on the order of atomic additions.
+The fallback where spconv is not installed and the second opinion in tests. A rulebook says which
+input row meets which output row under which kernel tap (Graham et al., "3D Semantic Segmentation
+with Submanifold Sparse Convolutional Networks", arXiv 1711.10275). Rows are found by binary
+search in sorted keys; sums over taps are taken per target row, so nothing depends on the order
+of atomic additions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _KEY_LIMIT = 2**62
+# On CPU the pairs of 2**10 target rows are gathered at once: these buffers stay in the cache
+_BLOCK_BITS = 10
 
 
-@dataclass(frozen=True)
-class Rulebook:
-    """Pairs of rows, grouped by kernel tap; every tensor lies on the device of the coordinates.
+class _Block(NamedTuple):
+    """Pairs of the target rows ``first`` to ``last``, sorted by tap, then by target.
 
-    Attributes:
-        in_rows: (P,) int64, input row of each pair.
-        out_rows: (P,) int64, output row of each pair.
-        taps: ``(tap, start, end)`` of each group, only those that hold pairs.
-        by_out: (P,) order of the pairs by output row, with ``out_ptr`` (N_out + 1,).
-        by_in: (P,) order of the pairs by input row, with ``in_ptr`` (N_in + 1,).
-        centre: tap that maps every row to itself and is in no group; ``None`` if strided.
+    ``taps`` and ``sizes`` are the taps that hold pairs and their numbers of pairs; ``order``
+    sorts the pairs by target: row ``first + i`` owns ``order[pointers[i]:pointers[i + 1]]``.
     """
 
-    in_rows: Tensor
-    out_rows: Tensor
-    taps: tuple[tuple[int, int, int], ...]
-    by_out: Tensor
-    out_ptr: Tensor
-    by_in: Tensor
-    in_ptr: Tensor
-    centre: int | None
+    first: int
+    last: int
+    source: Tensor
+    target: Tensor
+    taps: list[int]
+    sizes: list[int]
+    order: Tensor
+    pointers: Tensor
+
+
+class Rulebook(NamedTuple):
+    """How to sum over the taps, towards the outputs and back towards the inputs.
+
+    Attributes:
+        forward: blocks with outputs as targets, inputs as sources.
+        backward: blocks with inputs as targets, outputs as sources.
+        mirrored: the backward taps count from the kernel's other end.
+        num_out: output rows.
+    """
+
+    forward: list[_Block]
+    backward: list[_Block]
+    mirrored: bool
+    num_out: int
 
 
 def _strides(sizes: Sequence[int]) -> list[int]:
@@ -50,18 +62,42 @@ def _strides(sizes: Sequence[int]) -> list[int]:
     return strides[1:]
 
 
-def _row_pointers(sorted_rows: Tensor, num_rows: int) -> Tensor:
-    bounds = torch.arange(num_rows + 1, device=sorted_rows.device)
-    return torch.searchsorted(sorted_rows, bounds)
-
-
-def _groups(taps: Sequence[int], counts: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    groups, start = [], 0
-    for tap, count in zip(taps, counts, strict=True):
-        if count:
-            groups.append((tap, start, start + count))
-        start += count
-    return tuple(groups)
+def _blocks(
+    tap: Tensor, source: Tensor, target: Tensor, num_taps: int, num_targets: int
+) -> list[_Block]:
+    """Sorts pairs (P,) of rows by block of target rows, tap and target."""
+    row_bits = _BLOCK_BITS if tap.device.type == 'cpu' else max(num_targets - 1, 1).bit_length()
+    tap_bits = (num_taps - 1).bit_length()
+    count = (num_targets - 1 >> row_bits) + 1
+    # small keys halve the time of the sort
+    key_type = torch.int32 if count << row_bits + tap_bits < 2**31 else torch.int64
+    tap, target = tap.to(key_type), target.to(key_type)
+    group = (target >> row_bits << tap_bits) + tap
+    key, place = torch.sort((group << row_bits) + (target & (1 << row_bits) - 1))
+    target = target.index_select(0, place)
+    source = source.index_select(0, place).to(key_type)
+    _, order = torch.sort(target, stable=True)
+    pairs = torch.bincount(target, minlength=num_targets)
+    pointers = F.pad(pairs.cumsum(0), (1, 0)).to(key_type)
+    groups = torch.bincount(key >> row_bits, minlength=count << tap_bits)
+    blocks, start = [], 0
+    for i, sizes in enumerate(groups.view(count, -1).tolist()):
+        first, last = i << row_bits, min(i + 1 << row_bits, num_targets)
+        part = slice(start, start + sum(sizes))
+        blocks.append(
+            _Block(
+                first,
+                last,
+                source[part],
+                target[part],
+                [number for number, size in enumerate(sizes) if size],
+                [size for size in sizes if size],
+                (order[part] - start).to(key_type),
+                pointers[first : last + 1] - start,
+            )
+        )
+        start = part.stop
+    return blocks
 
 
 def submanifold_rules(
@@ -78,42 +114,38 @@ def submanifold_rules(
     Raises:
         ValueError: B * D * H * W does not fit int64 keys.
     """
-    device, num = indices.device, indices.shape[0]
-    reach = [k // 2 for k in kernel_size]
+    num = indices.shape[0]
+    depth, height, width = kernel_size
     # the margin keeps a neighbour beyond one row's end from being the next row's first cell
-    sizes = [batch_size, *(s + r for s, r in zip(spatial_shape, reach, strict=True))]
-    strides = _strides(sizes)
-    cells = indices.long()
-    keys, rows = torch.sort((cells * torch.tensor(strides, device=device)).sum(1))
-    ended = torch.cat([keys, keys.new_full((1,), _KEY_LIMIT)])
-    hits, found, taps = [], [], []
-    kernel_volume = kernel_size[0] * kernel_size[1] * kernel_size[2]
-    for tap in range(kernel_volume // 2 + 1, kernel_volume):  # the other half mirrors this one
-        z, y, x = (
-            tap // (kernel_size[1] * kernel_size[2]) - reach[0],
-            tap // kernel_size[2] % kernel_size[1] - reach[1],
-            tap % kernel_size[2] - reach[2],
-        )
-        wanted = keys + (z * strides[1] + y * strides[2] + x)
+    margins = [size + k // 2 for size, k in zip(spatial_shape, kernel_size, strict=True)]
+    strides = _strides([batch_size, *margins])
+    keys, rows = torch.sort(_number(indices.long(), strides))
+    ended = F.pad(keys, (0, 1), value=_KEY_LIMIT)
+    volume = depth * height * width
+    hits, places = [], []
+    for line in range(depth * height // 2, depth * height):  # along x; the other half mirrors it
+        z, y = line // height - depth // 2, line % height - height // 2
+        wanted = keys + (z * strides[1] + y * strides[2] - width // 2)
         place = torch.searchsorted(keys, wanted)
-        hits.append(ended[place] == wanted)
-        found.append(place)
-        taps.append(tap)
-    hit = torch.stack(hits)
-    which, target = hit.nonzero(as_tuple=True)
-    source = rows[torch.stack(found)[which, target]]
-    target = rows[target]
-    counts = hit.sum(1).tolist()
-    # a pair (source -> target) under a tap is a pair (target -> source) under the mirrored tap
-    in_rows, out_rows = torch.cat([source, target]), torch.cat([target, source])
-    mirrored = [kernel_volume - 1 - tap for tap in taps]
-    by_out_rows, by_out = torch.sort(out_rows)
-    ptr = _row_pointers(by_out_rows, num)
-    half = source.shape[0]
-    # pair i and pair i + half are each other's transpose, hence one order serves both ways
-    by_in = torch.where(by_out < half, by_out + half, by_out - half)
-    groups = _groups(taps + mirrored, counts * 2)
-    return Rulebook(in_rows, out_rows, groups, by_out, ptr, by_in, ptr, kernel_volume // 2)
+        for tap in range(line * width, (line + 1) * width):
+            hit = ended[place] == wanted
+            if tap > volume // 2:
+                hits.append(hit)
+                places.append(place)
+            place, wanted = place + hit, wanted + 1
+    flat = torch.stack(hits).view(-1).nonzero().view(-1)
+    half = torch.div(flat, num, rounding_mode='floor')
+    source = rows.index_select(0, torch.stack(places).view(-1).index_select(0, flat))
+    target = rows.index_select(0, flat - half * num)
+    # source -> target under a tap is target -> source under the mirrored one
+    tap = torch.cat([volume // 2 + 1 + half, volume // 2 - 1 - half, rows.new_full((num,), volume // 2)])
+    pairs = torch.cat([source, target, rows]), torch.cat([target, source, rows])
+    blocks = _blocks(tap, *pairs, volume, num)
+    return Rulebook(blocks, blocks, True, num)
+
+
+def _number(cells: Tensor, strides: Sequence[int]) -> Tensor:
+    return sum(column * step for column, step in zip(cells.unbind(1), strides, strict=True))
 
 
 def strided_rules(
@@ -142,35 +174,33 @@ def strided_rules(
     Raises:
         ValueError: the output grid does not fit int64 keys.
     """
-    device, num = indices.device, indices.shape[0]
     strides = _strides([batch_size, *out_shape])
     cells = indices.long()
-    key, valid = cells[:, :1] * strides[0], torch.ones_like(cells[:, :1], dtype=torch.bool)
+    number, valid = [], torch.ones_like(cells[:, 0], dtype=torch.bool)[None]
     for axis in range(3):
-        tap = torch.arange(kernel_size[axis], device=device)
-        moved = cells[:, axis + 1, None] + padding[axis] - tap
+        tap = torch.arange(kernel_size[axis], device=indices.device)[:, None]
+        moved = cells[:, axis + 1] + (padding[axis] - tap)
         place = torch.div(moved, stride[axis], rounding_mode='floor')
         fits = (place * stride[axis] == moved) & (place >= 0) & (place < out_shape[axis])
-        key = (key[:, :, None] + (place * strides[axis + 1])[:, None]).flatten(1)
-        valid = (valid[:, :, None] & fits[:, None]).flatten(1)
-    valid = valid.t()
-    tap_of, in_rows = valid.nonzero(as_tuple=True)
-    counts = valid.sum(1).tolist()
-    sorted_keys, by_out = torch.sort(key[in_rows, tap_of])
-    out_keys, inverse, number = torch.unique_consecutive(
-        sorted_keys, return_inverse=True, return_counts=True
-    )
-    out_rows = torch.empty_like(by_out)
-    out_rows[by_out] = inverse
-    out_ptr = F.pad(number.cumsum(0), (1, 0))
-    by_in_rows, by_in = torch.sort(in_rows)
+        valid = (valid[:, None] & fits).flatten(0, 1)
+        number.append((place * strides[axis + 1]).view(-1))
+    num, (_, height, width) = len(cells), kernel_size
+    flat = valid.view(-1).nonzero().view(-1)
+    tap = torch.div(flat, num, rounding_mode='floor')
+    source = flat - tap * num
+    key = cells[:, 0].index_select(0, source) * strides[0]
+    for axis, step in enumerate((tap // (height * width), tap // width % height, tap % width)):
+        key += number[axis].index_select(0, step * num + source)
+    out_keys, target = torch.unique(key, return_inverse=True)
     columns, rest = [], out_keys
     for step in strides:
         columns.append(torch.div(rest, step, rounding_mode='floor'))
         rest = rest - columns[-1] * step
-    groups = _groups(range(len(counts)), counts)
     rules = Rulebook(
-        in_rows, out_rows, groups, by_out, out_ptr, by_in, _row_pointers(by_in_rows, num), None
+        _blocks(tap, source, target, len(valid), len(out_keys)),
+        _blocks(tap, target, source, len(valid), num),
+        False,
+        len(out_keys),
     )
     return torch.stack(columns, 1).int(), rules
 
@@ -180,49 +210,57 @@ class _RulebookConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
-        taps = weight.flatten(1, 3)  # (out, kernel volume, in)
-        gathered = features.index_select(0, rules.in_rows)
-        product = features.new_empty(gathered.shape[0], weight.shape[0])
-        for tap, start, end in rules.taps:
-            torch.mm(gathered[start:end], taps[:, tap].t(), out=product[start:end])
-        out = _sum_rows(product, rules.by_out, rules.out_ptr)
-        if rules.centre is not None:
-            out.addmm_(features, taps[:, rules.centre].t())
         ctx.save_for_backward(features, weight)
         ctx.rules = rules
+        taps = weight.flatten(1, 3).permute(1, 2, 0).unbind()  # (in, out) each
+        out = features.new_empty(rules.num_out, weight.shape[0])
+        for block in rules.forward:
+            gathered = features.index_select(0, block.source)
+            product = gathered.new_empty(gathered.shape[0], weight.shape[0])
+            parts = zip(
+                block.taps, gathered.split(block.sizes), product.split(block.sizes), strict=True
+            )
+            for tap, rows, result in parts:
+                torch.mm(rows, taps[tap], out=result)
+            out[block.first : block.last] = _sum_rows(product, block)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
-        rules, taps = ctx.rules, weight.flatten(1, 3)
+        need_features, need_weight = ctx.needs_input_grad[:2]
+        taps = list(weight.flatten(1, 3).unbind(1))  # (out, in) each
+        grad_features = torch.empty_like(features) if need_features else None
+        grad_taps = weight.new_zeros(len(taps), weight.shape[0], weight.shape[-1])
+        grads_of = list(grad_taps.unbind())
+        if ctx.rules.mirrored:
+            taps.reverse()
+            grads_of.reverse()
         grad_out = grad_out.contiguous()
-        grad_features = grad_weight = None
-        grad_rows = grad_out.index_select(0, rules.out_rows)
-        if ctx.needs_input_grad[0]:
-            product = features.new_empty(grad_rows.shape[0], features.shape[1])
-            for tap, start, end in rules.taps:
-                torch.mm(grad_rows[start:end], taps[:, tap], out=product[start:end])
-            grad_features = _sum_rows(product, rules.by_in, rules.in_ptr)
-            if rules.centre is not None:
-                grad_features.addmm_(grad_out, taps[:, rules.centre])
-        if ctx.needs_input_grad[1]:
-            grad_taps = torch.zeros_like(taps)
-            gathered = features.index_select(0, rules.in_rows)
-            for tap, start, end in rules.taps:
-                grad_taps[:, tap] = grad_rows[start:end].t() @ gathered[start:end]
-            if rules.centre is not None:
-                grad_taps[:, rules.centre] = grad_out.t() @ features
-            grad_weight = grad_taps.view_as(weight)
+        for block in ctx.rules.backward:
+            grads = grad_out.index_select(0, block.source)
+            product = grads.new_empty(grads.shape[0], features.shape[1])
+            grads_by_tap, rows_by_tap = grads.split(block.sizes), product.split(block.sizes)
+            if need_weight:
+                torch.index_select(features, 0, block.target, out=product)
+                for tap, grad, rows in zip(block.taps, grads_by_tap, rows_by_tap, strict=True):
+                    grads_of[tap].addmm_(grad.t(), rows)
+            if grad_features is not None:
+                for tap, grad, rows in zip(block.taps, grads_by_tap, rows_by_tap, strict=True):
+                    torch.mm(grad, taps[tap], out=rows)
+                grad_features[block.first : block.last] = _sum_rows(product, block)
+        grad_weight = grad_taps.transpose(0, 1).reshape(weight.shape) if need_weight else None
         return grad_features, grad_weight, None
 
 
-def _sum_rows(rows: Tensor, order: Tensor, pointers: Tensor) -> Tensor:
-    """Row j of the result is the sum of ``rows[order[pointers[j]:pointers[j + 1]]]``."""
+def _sum_rows(rows: Tensor, block: _Block) -> Tensor:
+    """(last - first, C) sums of the pairs of each target row."""
     if not rows.shape[0]:
-        return rows.new_zeros(pointers.shape[0] - 1, rows.shape[1])
-    return F.embedding_bag(order, rows, pointers, mode='sum', include_last_offset=True)
+        return rows.new_zeros(block.last - block.first, rows.shape[1])
+    return F.embedding_bag(
+        block.order, rows, block.pointers, mode='sum', include_last_offset=True
+    )
 
 
 def rulebook_conv(features: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:

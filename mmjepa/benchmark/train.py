@@ -1,0 +1,227 @@
+"""Time, memory and kernels of whole training steps."""
+
+import itertools
+import json
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmjepa.engine.config import check_config, load_config
+from mmjepa.engine.hooks import TargetUpdateHook
+from mmjepa.engine.runner import JEPARunner, provenance
+from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+
+# first match wins; names of CUDA kernels and of CPU operators
+CATEGORIES = (
+    ('optimizer and EMA', ('multi_tensor', 'foreach', 'fused_adam', 'AdamW', 'lerp')),
+    ('copies and casts', ('Memcpy', 'Memset', 'copy_', 'direct_copy', 'bfloat16_copy', '_to_copy',
+                          'contiguous', 'aten::cat', 'CatArray', 'nchwToNhwc', 'nhwcToNchw',
+                          'zero_', 'fill_', 'FillFunctor')),
+    ('sort and search', ('sort', 'Sort', 'radix', 'Radix', 'searchsorted', 'unique', 'nonzero',
+                         'scan', 'bincount', 'histc')),
+    ('gather and scatter', ('index', 'gather', 'scatter', 'Index')),
+    ('sparse convolution', ('spconv', 'tv::', 'cumm', 'implicit_gemm', 'Simt_', 'Turing_',
+                            'Ampere_', 'Rulebook', 'indice_conv')),
+    ('dense convolution', ('conv', 'Conv', 'implicit_convolve', 'xmma', 'cudnn', 'mkldnn')),
+    ('matrix product', ('gemm', 'cutlass', 'nvjet', 'aten::mm', 'aten::addmm', 'aten::bmm',
+                        'cublas', 'flash', 'attention')),
+    ('normalisation', ('batch_norm', 'bn_', 'Norm', 'norm')),
+    ('reductions', ('reduce', 'Reduce', 'aten::sum', 'aten::mean')),
+)
+
+
+def category(name: str) -> str:
+    """Category of a kernel or operator."""
+    for label, keys in CATEGORIES:
+        if any(key in name for key in keys):
+            return label
+    return 'elementwise and others'
+
+
+@dataclass
+class TrainReport:
+    """Figures of :func:`benchmark_train`; times in ms, memory in GiB."""
+
+    config: str
+    batch_size: int
+    amp: str | None
+    step_ms: float
+    spread_ms: tuple[float, float]
+    samples_per_s: float
+    peak_gib: float
+    data_wait: float | None
+    voxels: float | None
+    parts: dict[str, float] = field(default_factory=dict)
+    kernels: list[tuple[str, float, int]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """The report as a table."""
+        env = self.environment
+        low, high = self.spread_ms
+        lines = [
+            f'{self.config}  batch {self.batch_size}  amp {self.amp or "off"}  on {env["device"]}, '
+            f'torch {env["packages"]["torch"]}',
+            f'step {self.step_ms:.1f} ms (median; middle half {low:.1f} to {high:.1f})   '
+            f'{self.samples_per_s:.2f} samples/s   peak {self.peak_gib:.2f} GiB',
+        ]
+        if self.voxels:
+            lines.append(f'voxels a sample: {self.voxels:.0f}')
+        if self.data_wait is not None:
+            lines.append(f'with the loader: {100 * self.data_wait:.1f} % of the time waits for data')
+        total = sum(self.parts.values()) or 1.0
+        lines += ['', f'{"share":>7} {"ms/step":>9}  category']
+        lines += [f'{100 * ms / total:6.1f}% {ms:9.2f}  {name}'
+                  for name, ms in sorted(self.parts.items(), key=lambda p: -p[1])]
+        lines += ['', f'{"ms/step":>9} {"calls":>6}  kernel']
+        lines += [f'{ms:9.2f} {calls:6d}  {name[:90]}' for name, ms, calls in self.kernels]
+        return '\n'.join(lines)
+
+    def write(self, path: str | Path) -> None:
+        """Write the figures as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + '\n', encoding='utf-8')
+
+
+class _Stepper:
+    """Whole training steps outside the runner: forward, backward, clip, optimizer, target."""
+
+    def __init__(self, cfg: Any, device: str):
+        torch.manual_seed(cfg.seed)
+        self.model: nn.Module = MODELS.build(cfg.model)
+        self.model.init_weights()
+        self.model.to(device).train()
+        self.max_iters = 1000
+        wrapper_cfg = cfg.optim_wrapper
+        wrapper_cfg.setdefault('type', 'JEPAOptimWrapper')
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(
+            wrapper_cfg.pop('constructor', 'DefaultOptimWrapperConstructor'))
+        self.wrapper = constructor(wrapper_cfg)(self.model)
+        self.wrapper.initialize_count_status(self.model, 0, self.max_iters)
+        self.hook = TargetUpdateHook()
+        self.hook.attach(self.model, self.wrapper.optimizer)
+
+    def __call__(self, batch: dict) -> None:
+        self.model.train_step(batch, self.wrapper)
+        if self.model.target.moves:
+            self.hook.update(0.996)
+
+
+def _on_device(batch: dict, device: str) -> dict:
+    """Inputs moved once, so that the copy isn't part of the step."""
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        if isinstance(value, list):
+            return [move(v) for v in value]
+        return {k: move(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return dict(inputs=move(batch['inputs']), data_samples=batch['data_samples'])
+
+
+def _timed(step: _Stepper, batches: Iterator[dict], count: int, device: str) -> list[float]:
+    times = []
+    for _ in range(count):
+        batch = next(batches)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step(batch)
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _profile(step: _Stepper, batches: Iterator[dict], count: int, device: str, rows: int):
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CUDA] if device == 'cuda' else [ProfilerActivity.CPU]
+    with profile(activities=kinds) as recorded:
+        for _ in range(count):
+            step(next(batches))
+        if device == 'cuda':
+            torch.cuda.synchronize()
+    attribute = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
+    events = [(e.key, getattr(e, attribute) / 1000 / count, e.count // count)
+              for e in recorded.key_averages() if getattr(e, attribute) > 0]
+    parts: dict[str, float] = {}
+    for name, ms, _ in events:
+        parts[category(name)] = parts.get(category(name), 0.0) + ms
+    return parts, sorted(events, key=lambda e: -e[1])[:rows]
+
+
+def _data_wait(step: _Stepper, loader: Any, count: int, device: str) -> float:
+    """Share of the time that whole iterations spend waiting for the loader."""
+    batches = iter(loader)
+    step(next(batches))
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(count):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        step(batch)
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return waited / (time.perf_counter() - start)
+
+
+def benchmark_train(
+    config: str,
+    options: dict[str, Any] | None = None,
+    amp: str | None = None,
+    device: str = 'cpu',
+    steps: int = 30,
+    warmup: int = 10,
+    rows: int = 15,
+    with_loader: bool = False,
+) -> TrainReport:
+    """Measure whole steps on batches of the config's own data.
+
+    Args:
+        config: pre-training config.
+        options: as in ``--cfg-options``.
+        amp: None or ``'bf16'``.
+        device: ``'cpu'`` or ``'cuda'``.
+        steps: steps measured, of which the median is reported.
+        warmup: steps before.
+        rows: kernels listed.
+        with_loader: also measure the share of time spent waiting for data.
+
+    Returns:
+        The report.
+    """
+    init_default_scope('mmjepa')
+    cfg = load_config(config, options)
+    check_config(cfg)
+    if amp:
+        cfg.optim_wrapper.amp = amp
+    step = _Stepper(cfg, device)
+    loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
+    few = [_on_device(batch, device) for batch in itertools.islice(loader, 4)]
+    batches = itertools.cycle(few)
+    # the preprocessor takes the batch apart: hand out shallow copies
+    fresh = (dict(inputs=dict(b['inputs']), data_samples=b['data_samples']) for b in batches)
+    _timed(step, fresh, warmup, device)
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+    times = sorted(_timed(step, fresh, steps, device))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == 'cuda' else \
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    parts, kernels = _profile(step, fresh, min(steps, 5), device, rows)
+    prepared = step.model.data_preprocessor(next(fresh), True)['inputs']
+    batch_size = len(few[0]['data_samples'])
+    return TrainReport(
+        config=config, batch_size=batch_size, amp=amp, step_ms=median(times),
+        spread_ms=(times[len(times) // 4], times[(3 * len(times)) // 4]),
+        samples_per_s=1000 * batch_size / median(times), peak_gib=peak,
+        data_wait=_data_wait(step, loader, steps, device) if with_loader else None,
+        voxels=len(prepared['feats']) / batch_size if 'feats' in prepared else None,
+        parts=parts, kernels=kernels, environment=provenance())

@@ -1,0 +1,90 @@
+"""One case a registered method: how the contract tests build it and feed it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from toy_lidar import TINY_RANGE, TOY_VOXEL, write_toy_sweeps
+
+from mmjepa.engine.config import load_config
+from mmjepa.engine.runner import JEPARunner, build_runner
+from mmjepa.registry import MODELS
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Case:
+    """A method under contract.
+
+    Attributes:
+        config: path below ``configs/``, or of a project's config.
+        options: options that make it small.
+        make_data: writes toy data with labels into a folder and returns it.
+        remove_labels: deletes every label from such a folder.
+        paths: dotted config paths of the mask generator settings that must raise.
+    """
+
+    config: str
+    options: dict[str, Any]
+    make_data: Callable[[Path], Path]
+    remove_labels: Callable[[Path], None]
+    impossible: list[dict[str, Any]] = field(default_factory=list)
+
+    def load(self, data_root: Path, **options: Any):
+        """The real config, made small."""
+        init_default_scope('mmjepa')
+        return load_config(
+            REPO / self.config, {**self.options, 'data_root': str(data_root), **options})
+
+    def model(self, data_root: Path, **options: Any):
+        """An initialised model in train mode."""
+        torch.manual_seed(0)
+        model = MODELS.build(self.load(data_root, **options).model)
+        model.init_weights()
+        return model.train()
+
+    def loader(self, data_root: Path, **options: Any):
+        """The config's loader."""
+        cfg = self.load(data_root, **options)
+        return JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
+
+    def batch(self, model, data_root: Path, **options: Any) -> dict:
+        """First preprocessed batch."""
+        return model.data_preprocessor(next(iter(self.loader(data_root, **options))), True)
+
+    def runner(self, data_root: Path, work_dir: Path, load_from: str | None = None,
+               **options: Any) -> Runner:
+        """A runner on toy data."""
+        cfg = self.load(data_root, **options)
+        cfg.work_dir = str(work_dir)
+        cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+        cfg.log_level = 'WARNING'
+        cfg.experiment_name = f'{work_dir.name}_{id(cfg)}'  # MMEngine keeps instances by name
+        if load_from:
+            cfg.resume, cfg.load_from = True, load_from
+        return build_runner(cfg)
+
+
+def _remove_kitti_labels(root: Path) -> None:
+    for path in (root / 'training' / 'label_2').glob('*'):
+        path.unlink()
+    (root / 'training' / 'label_2').rmdir()
+
+
+CASES = {
+    'ADLJEPA': Case(
+        config='configs/adl_jepa/kitti.py',
+        options=dict(point_cloud_range=TINY_RANGE, voxel_size=TOY_VOXEL, batch_size=2,
+                     num_workers=0, max_iters=4, log_interval=2),
+        make_data=lambda root: write_toy_sweeps(root, 7, labels=True, extent=12.8, ground=400,
+                                                boxes=3),
+        remove_labels=_remove_kitti_labels,
+        impossible=[dict(mask_ratio=0.0), dict(mask_ratio=1.0), dict(empty_mask_ratio=1.0),
+                    dict(mask_per='frame'), dict(cell_multiplier=0)],
+    ),
+}

@@ -1,0 +1,77 @@
+import runpy
+
+import pytest
+from kitti_scenes import COARSE, write_kitti
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    return write_kitti(tmp_path_factory.mktemp('kitti'), train=2, val=1)
+
+
+@pytest.fixture
+def tool(request):
+    def load(name):
+        return runpy.run_path(str(request.config.rootpath / 'tools' / f'{name}.py'))
+
+    return load
+
+
+@pytest.fixture
+def config(request):
+    return str(request.config.rootpath / 'configs/adl_jepa/kitti.py')
+
+
+@pytest.fixture
+def options(root):
+    pairs = {**COARSE, 'data_root': root}
+    return ['--cfg-options', *(f'{k}={v}'.replace(' ', '') for k, v in pairs.items())]
+
+
+def test_probe_command(tool, config, options, capsys, tmp_path):
+    results = tool('probe')['main'](
+        [config, 'none', '--protocol', 'both', '--seeds', '3', '--device', 'cpu', *options]
+    )
+    assert list(results['protocols']) == ['knn', 'linear']
+    out = capsys.readouterr().out
+    assert 'untrained' in out
+    assert 'handmade' in out
+    # without a checkpoint the files go where training would write
+    assert (tmp_path / 'work_dirs/adl_jepa/kitti/probe_bev_cells.csv').is_file()
+
+
+def test_probe_arguments_reach_the_settings(tool):
+    module = tool('probe')
+    text = 'c.py runs/{seed}/last.pth --protocol linear --seeds 4 5 --classes Car Van --k 5'
+    text += ' --merge Truck=Van --cells-per-class 7 --equal-classes'
+    args = module['parse_args'](text.split(' '))
+    settings = module['settings_of'](args)
+    assert settings.protocols == ('linear',)
+    assert settings.rule.classes == ('Car', 'Van')
+    assert settings.rule.merge == {'Truck': 'Van'}
+    assert settings.protocol.k == 5
+    assert settings.train_per_class == 7
+    assert settings.equal_classes
+    assert module['output_dir'](args).parts[-2:] == ('runs', '4')
+    args.merge = ['Truck']
+    with pytest.raises(SystemExit, match='TYPE=CLASS'):
+        module['settings_of'](args)
+
+
+def test_visualize_command(tool, config, options, root, tmp_path, capsys):
+    sweep = root / 'training/velodyne/000000.bin'
+    out = tmp_path / 'pictures' / 'sweep.png'
+    written = tool('visualize')['main'](
+        [config, 'none', '--input', str(sweep), '--out', str(out), *options]
+    )
+    assert written == [out]
+    assert out.stat().st_size > 20_000
+    assert str(out) in capsys.readouterr().out
+
+
+def test_visualize_needs_a_sweep_or_a_run(tool, capsys):
+    main = tool('visualize')['main']
+    for arguments in ([], ['config.py'], ['config.py', 'none']):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    assert '--curves' in capsys.readouterr().err
