@@ -2,12 +2,10 @@
 
 import argparse
 import os
-import os.path as osp
-from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmjepa.engine.config import ConfigError, check_config, load_config
+from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
 from mmjepa.engine.runner import build_runner
 
 
@@ -30,16 +28,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
-
-
-def default_work_dir(config: str) -> str:
-    """``work_dirs/adl_jepa/kitti`` for ``configs/adl_jepa/kitti.py``."""
-    parts = Path(config).with_suffix('').parts
-    if 'configs' in parts:
-        parts = parts[len(parts) - parts[::-1].index('configs'):]
-    else:
-        parts = parts[-1:]
-    return osp.join('work_dirs', *parts)
 
 
 def prepare(args: argparse.Namespace) -> Config:

@@ -7,7 +7,7 @@ default_hooks = dict(
     runtime_info=dict(type='DeferredInfoHook', interval=50),
     timer=dict(type='IterTimerHook'),
     sampler_seed=None,  # the data order is a function of (seed, iteration)
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='JEPALoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='JEPACheckpointHook', interval=1, max_keep_ckpts=3),
 )

@@ -11,16 +11,43 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config import config as mm_config
 from mmengine.registry import Registry
+from mmengine.runner import LogProcessor, Runner
+from torch.utils.data import DataLoader
 
 from mmjepa import registry
 
-# where a component may stand, and the registry that builds it; deeper dicts are tried in all
+# first line of the config that a run leaves in its work dir
+RESOLVED_MARK = '# resolved: every value is written out, nothing is computed from another any more'
+
+# where a component may stand; a type that several of them know may take what any of them takes
 _ROOTS: tuple[Registry, ...] = (
     registry.MODELS, registry.DATASETS, registry.TRANSFORMS, registry.HOOKS, registry.LOOPS,
-    registry.DATA_SAMPLERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.METRICS,
+    registry.DATA_SAMPLERS, registry.OPTIM_WRAPPERS, registry.OPTIMIZERS, registry.FUNCTIONS,
+    registry.PARAM_SCHEDULERS, registry.METRICS, registry.VISUALIZERS, registry.VISBACKENDS,
+    registry.LOG_PROCESSORS,
 )
 _BUILDER_KEYS = {'type', '_scope_', 'init_cfg', 'priority', '_delete_', 'constructor',
                  'paramwise_cfg', 'convert_to_iter_based'}
+
+
+def _arguments(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters) - {'self'}
+
+
+_LOADER_KEYS = _arguments(DataLoader.__init__) | {
+    'collate_fn', 'worker_init_fn', 'num_batch_per_epoch', 'disable_subprocess_warning'}
+# keys of the dicts without a type
+_TYPELESS: dict[str, set[str]] = {
+    'train_dataloader': _LOADER_KEYS,
+    'val_dataloader': _LOADER_KEYS,
+    'test_dataloader': _LOADER_KEYS,
+    'randomness': _arguments(Runner.set_randomness),
+    'log_processor': _arguments(LogProcessor.__init__),
+    'auto_scale_lr': {'enable', 'base_batch_size'},
+    'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
+    'optim_wrapper.clip_grad': {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach',
+                                'clip_value'},
+}
 
 
 class ConfigError(ValueError):
@@ -46,16 +73,33 @@ class _Assign(mm_config.RemoveAssignFromAST):
     options: dict[str, Any] = {}
     found: set[str] = set()
 
+    def _option(self, name: str, like: ast.stmt) -> ast.Assign:
+        self.found.add(name)
+        new = ast.parse(f'{name} = {self.options[name]!r}').body[0]
+        assert isinstance(new, ast.Assign)
+        return ast.fix_missing_locations(ast.copy_location(new, like))
+
     def visit_Assign(self, node: ast.Assign) -> Any:  # noqa: N802 (ast's name)
         kept = super().visit_Assign(node)
-        target = node.targets[0]
-        if isinstance(kept, ast.Assign) and isinstance(target, ast.Name) \
-                and target.id in self.options and not _is_dict_display(node.value):
-            self.found.add(target.id)
-            kept.value = ast.copy_location(
-                ast.parse(repr(self.options[target.id]), mode='eval').body, node.value)
-            ast.fix_missing_locations(kept)
-        return kept
+        if not isinstance(kept, ast.Assign) or _is_dict_display(node.value):
+            return kept
+        stored = {n.id for target in node.targets for n in ast.walk(target)
+                  if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        named = [self._option(name, node) for name in sorted(stored & self.options.keys())]
+        # the replaced value isn't computed: it may need what isn't there
+        alone = len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+        return named if named and alone else [kept, *named]
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:  # noqa: N802
+        named = isinstance(node.target, ast.Name) and node.target.id in self.options
+        return self._option(node.target.id, node) if named else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:  # noqa: N802
+        named = isinstance(node.target, ast.Name) and node.target.id in self.options
+        return self._option(node.target.id, node) if named else node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:  # noqa: N802
+        return node  # its variables are its own
 
 
 @contextmanager
@@ -88,18 +132,47 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ConfigError: no such file, or an option that is neither a top-level variable nor a path in
             the config (the nearest matches are named).
     """
-    if not Path(path).is_file():
-        raise ConfigError(f'no config file {path}')
+    path = Path(path)
+    if not path.is_file():
+        there = [str(p) for p in sorted(path.parent.glob('*.py'))]
+        raise ConfigError(f'no config file {path}{_nearest(str(path), there)}')
     options = dict(options or {})
-    with _variables({k: v for k, v in options.items() if '.' not in k}) as found:
+    variables = {k: v for k, v in options.items() if '.' not in k}
+    _check_linked(path, variables)
+    with _variables(variables) as found:
         config = Config.fromfile(path)
     _drop_own_scope(config._cfg_dict)
     later = {k: v for k, v in options.items() if k not in found}
     for name in later:
         _check_option(config, name)
     config.merge_from_dict(later)
-    # the text saved with checkpoints must give this config again
     return config
+
+
+def default_work_dir(config: str | Path) -> str:
+    """``work_dirs/adl_jepa/kitti`` for ``configs/adl_jepa/kitti.py``."""
+    parts = Path(config).with_suffix('').parts
+    if 'configs' in parts:
+        parts = parts[len(parts) - parts[::-1].index('configs'):]
+    else:
+        parts = parts[-1:]
+    return str(Path('work_dirs', *parts))
+
+
+def _check_linked(path: Path, variables: dict[str, Any]) -> None:
+    """Raise where an option would change a variable but nothing that was computed from it."""
+    simple = sorted(k for k, v in variables.items() if not isinstance(v, dict))
+    if not simple or path.suffix != '.py':
+        return
+    if path.read_text(encoding='utf-8').startswith(RESOLVED_MARK):
+        raise ConfigError(
+            f'{path} is the resolved copy that a run left: no value follows from {simple[0]} there '
+            'any more. Take the original config, or name the value itself '
+            '(e.g. train_dataloader.batch_size)')
+    if Config._is_lazy_import(str(path)):
+        raise ConfigError(
+            f'{path} inherits by import (read_base), where options reach no computed value such '
+            f'as those from {simple[0]}. Name the value itself, or inherit by _base_ = [...]')
 
 
 def _drop_own_scope(node: Any) -> None:
@@ -118,55 +191,62 @@ def _drop_own_scope(node: Any) -> None:
 
 
 def _check_option(config: Config, name: str) -> None:
-    """Raise unless every parent of a dotted option exists, and the leaf could."""
-    node: Any = config
+    """Raise unless an option is a path in the config, or names what a component there takes."""
+    node: Any = config._cfg_dict
     parts = name.split('.')
     for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        if isinstance(node, (list, tuple)):
+        place = '.'.join(parts[:depth])
+        if isinstance(node, list):
             if not part.isdigit() or int(part) >= len(node):
                 raise ConfigError(
-                    f'option {name}: {".".join(parts[:depth])} is a list of {len(node)}, '
-                    f'{part!r} is no position in it')
+                    f'option {name}: {place} is a list of {len(node)}, {part!r} is no position '
+                    'in it (from 0)')
             node = node[int(part)]
             continue
-        if not isinstance(node, dict) and not isinstance(node, Config):
-            raise ConfigError(f'option {name}: {".".join(parts[:depth])} has no entries')
+        if not isinstance(node, dict):
+            raise ConfigError(f'option {name}: {place} is {node!r}, give it a value as a whole')
         if part not in node:
-            known = set(node.keys())
-            if last and depth > 0 and 'type' in node:
-                known |= _parameters(node) or {part}
-                if part in known:
-                    return
-            if not (last and depth > 0 and 'type' not in node):
-                raise ConfigError(
-                    f'option {name}: no {"entry" if depth else "variable"} {part!r}'
-                    f'{_nearest(part, known)}')
-            return
+            known = _known_keys(node, place)
+            if depth > 0 and (known is None or part in known | _BUILDER_KEYS):
+                return
+            raise ConfigError(
+                f'option {name}: no {f"entry {part!r} in {place}" if depth else f"variable {part!r}"}'
+                f'{_nearest(part, set(node) | (known or set()))}')
         node = node[part]
 
 
-def _class_of(node: dict) -> Any:
+def _known_keys(node: dict, place: str) -> set[str] | None:
+    """Keys that a dict may have; None where it can't be said."""
+    if 'type' in node:
+        return _parameters(node)
+    return _TYPELESS.get(place, set())
+
+
+def _classes_of(node: dict) -> list[Any]:
     kind = node['type']
     if not isinstance(kind, str):
-        return kind
-    for root in _ROOTS:
-        found = root.get(kind)
-        if found is not None:
-            return found
-    return None
+        return [kind]
+    found = [root.get(kind) for root in _ROOTS]
+    return [cls for i, cls in enumerate(found) if cls is not None and cls not in found[:i]]
 
 
 def _parameters(node: dict) -> set[str] | None:
     """Names that a component's constructor takes; None where it can't be said."""
-    cls = _class_of(node)
-    if cls is None:
-        return None
     names: set[str] = set()
-    classes = [c for c in inspect.getmro(cls) if '__init__' in vars(c)] \
-        if inspect.isclass(cls) else [cls]
-    for current in classes:
-        function = vars(current)['__init__'] if inspect.isclass(current) else current
+    classes = _classes_of(node)
+    for cls in classes:
+        taken = _parameters_of(cls)
+        if taken is None:
+            return None
+        names |= taken
+    return names if classes else None
+
+
+def _parameters_of(cls: Any) -> set[str] | None:
+    names: set[str] = set()
+    functions = [vars(c)['__init__'] for c in inspect.getmro(cls)
+                 if '__init__' in vars(c) and c is not object] if inspect.isclass(cls) else [cls]
+    for function in functions:
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
@@ -175,29 +255,34 @@ def _parameters(node: dict) -> set[str] | None:
                   if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names - {'self'}
-    return None
+    return None if functions else set()
 
 
 def check_config(config: Config) -> None:
-    """Check every component's keys against its constructor.
+    """Check every component's keys against its constructor; those of other scopes are left out.
 
     Raises:
         ConfigError: a key that a constructor doesn't take; names key, place and nearest matches.
     """
-    _check_node(config._cfg_dict, '')
+    _check_node(config._cfg_dict, '', config.get('default_scope', 'mmjepa'))
 
 
-def _check_node(node: Any, place: str) -> None:
+def _check_node(node: Any, place: str, scope: str) -> None:
     if isinstance(node, dict):
+        scope = node.get('_scope_', scope)
         if isinstance(node.get('type'), str):
-            allowed = _parameters(node)
-            for key in node:
-                if allowed is not None and key not in allowed | _BUILDER_KEYS:
-                    raise ConfigError(
-                        f'{place or "config"}: {node["type"]} takes no {key!r}'
-                        f'{_nearest(key, allowed)}')
+            # the same name may stand for another class in another scope
+            ours = scope == 'mmjepa' or node['type'].startswith('mmjepa.')
+            allowed = _parameters(node) if ours else None
+            what = node['type']
+        else:
+            allowed, what = _TYPELESS.get(place), place
+        for key in node:
+            if allowed is not None and key not in allowed | _BUILDER_KEYS:
+                raise ConfigError(
+                    f'{place or "config"}: {what} takes no {key!r}{_nearest(key, allowed)}')
         for key, value in node.items():
-            _check_node(value, f'{place}.{key}' if place else key)
+            _check_node(value, f'{place}.{key}' if place else str(key), scope)
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            _check_node(value, f'{place}.{i}')
+            _check_node(value, f'{place}.{i}', scope)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CASTERS = ('auto', 'open3d', 'torch')
-_TILE = 32  # neighbouring rays culled together
+_TILE = 64  # neighbouring rays culled together
 _CLUSTER = 32  # neighbouring faces culled together
 
 

@@ -322,10 +322,10 @@ class SceneBuilder:
         draws = np.empty(len(M))
         draws[:] = rng.uniform(0.75, 1.25)
         # half of the cars are dark to the sensor, as in KITTI
-        draws[M.PAINT] = rng.beta(0.6, 2.2) * 0.75 + 0.01
-        draws[M.CLOTH] = rng.uniform(0.08, 0.7)
-        draws[M.METAL] = rng.uniform(0.1, 0.7)
-        draws[M.FACADE] = rng.uniform(0.2, 0.6)
+        draws[M.PAINT] = rng.beta(0.6, 1.9) * 0.75 + 0.005
+        draws[M.CLOTH] = rng.uniform(0.03, 0.5)
+        draws[M.METAL] = rng.beta(0.8, 1.6) * 0.7 + 0.02
+        draws[M.FACADE] = rng.uniform(0.06, 0.5)
         if name in LABELLED:  # upper and lower half of a person's clothes differ a little
             return draws[materials] * np.where(materials == M.CLOTH, rng.uniform(0.8, 1.2), 1.0)
         return draws[materials]

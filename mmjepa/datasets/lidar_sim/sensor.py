@@ -205,7 +205,7 @@ def _intensity(
     focus = np.where(ranges < 14, 0.72 + 0.02 * ranges, np.exp(-(((ranges - 14) / 32) ** 2)))
     shiny = (material == M.PAINT) | (material == M.METAL) | (material == M.GLASS)
     glare = np.where(shiny & (cosine > 0.97), 0.5 * ((cosine - 0.97) / 0.03) ** 2, 0.0)
-    return (albedo * cosine**0.3 + glare) * focus * 1.45
+    return (albedo * cosine**0.3 + glare) * focus * 1.6
 
 
 def _paint_lanes(

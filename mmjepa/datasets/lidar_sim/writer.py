@@ -93,7 +93,7 @@ def write_data_set(
     Args:
         out: folder to make.
         settings: what to write.
-        workers: processes; the number of usable cores when None.
+        workers: processes; the number of usable cores when None (at most 4 on CUDA).
         caster: 'auto', 'open3d' or 'torch'.
         device: of the torch caster.
         overwrite: replace a simulated data set that is there. Anything else is never touched.
@@ -113,7 +113,7 @@ def write_data_set(
     used = make_caster(caster, device).name  # bad arguments show before any folder is made
     _prepare(out, settings, overwrite, stream)
     jobs = _missing(out, settings)
-    count = min(workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
+    count = min(workers or _default_workers(device), max(1, len(jobs)))
     start = time.monotonic()
     progress = _Progress(len(jobs), stream)
     try:
@@ -132,6 +132,12 @@ def write_data_set(
         'frames_per_second': len(jobs) / max(seconds, 1e-9),
         'caster': used,
     }
+
+
+def _default_workers(device: str) -> int:
+    usable = getattr(os, 'sched_getaffinity', None)  # Linux only
+    cores = len(usable(0)) if usable else (os.cpu_count() or 1)
+    return min(cores, 4) if device.startswith('cuda') else cores
 
 
 def _finish(out: Path, settings: SimSettings) -> None:

@@ -2,6 +2,7 @@
 
 from .checkpoint import JEPACheckpointHook
 from .collapse_monitor import CollapseMonitorHook
+from .logger import JEPALoggerHook
 from .loss_guard import LossGuardHook
 from .runtime_info import DeferredInfoHook
 from .signal import SaveOnSignalHook
@@ -11,6 +12,7 @@ __all__ = [
     'CollapseMonitorHook',
     'DeferredInfoHook',
     'JEPACheckpointHook',
+    'JEPALoggerHook',
     'LossGuardHook',
     'SaveOnSignalHook',
     'TargetUpdateHook',

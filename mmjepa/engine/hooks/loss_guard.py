@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper
 from torch import Tensor
 
 from mmjepa.engine.checkpoint import atomic_save
@@ -12,15 +13,16 @@ from mmjepa.registry import HOOKS
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or Inf."""
+    """A loss or gradient became NaN or Inf."""
 
 
 @HOOKS.register_module()
 class LossGuardHook(Hook):
     """Stops the run when the loss is NaN or Inf and saves the batch that did it.
 
-    On CUDA the flag is read one iteration late, from pinned memory, so that the step isn't held
-    up; a checkpoint is never written before the flag of its iteration was read.
+    So does a gradient norm, where gradients are clipped and no loss scaler skips such a step. On
+    CUDA the flag is read one iteration late, from pinned memory, so that the step isn't held up;
+    a checkpoint is never written before the flag of its iteration was read on every rank.
     """
 
     priority = 'VERY_HIGH'
@@ -35,34 +37,38 @@ class LossGuardHook(Hook):
         if not outputs or 'loss' not in outputs:
             return
         self.check(runner)
-        loss = outputs['loss'].detach()
-        if loss.is_cuda:
-            flag = torch.empty((), pin_memory=True).copy_(loss, non_blocking=True)
+        loss, norm = outputs['loss'].detach().float(), None
+        if not isinstance(runner.optim_wrapper, AmpOptimWrapper):
+            norm = getattr(runner.optim_wrapper, 'last_grad_norm', None)
+        flags = torch.stack([loss, torch.zeros_like(loss) if norm is None else norm.float()])
+        event = None
+        if flags.is_cuda:
+            flags = torch.empty(2, pin_memory=True).copy_(flags, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._waiting = (flag, event, outputs, data_batch, runner.iter)
-        else:
-            self._waiting = (loss, None, outputs, data_batch, runner.iter)
+        self._waiting = (flags, event, outputs, data_batch, runner.iter)
+        if event is None:
             self.check(runner)
 
     def check(self, runner: Any) -> None:
-        """Raise if the queued loss isn't finite."""
+        """Raise if the queued loss or gradient isn't finite."""
         if self._waiting is None:
             return
-        loss, event, outputs, batch, iteration = self._waiting
+        flags, event, outputs, batch, iteration = self._waiting
         self._waiting = None
         if event is not None:
             event.synchronize()
-        if torch.isfinite(loss):
+        if torch.isfinite(flags).all():
             return
         path = osp.join(runner.work_dir, f'nonfinite_rank{runner.rank}_iter{iteration}.pth')
-        parts = {k: float(v) for k, v in outputs.items() if isinstance(v, Tensor)}
+        parts = {k: float(v.detach()) for k, v in outputs.items() if isinstance(v, Tensor)}
         atomic_save(dict(iteration=iteration, batch=batch, losses=parts), path)
+        loss, norm = flags.tolist()
         raise NonFiniteLossError(
-            f'loss is {float(loss)} at iteration {iteration} ({parts}); the batch lies in {path}. '
-            'Look at its files first; then a lower learning rate or --amp off')
+            f'loss {loss}, gradient norm {norm} at iteration {iteration} ({parts}); the batch lies '
+            f'in {path}. Look at its files first; then try a lower learning rate, or without --amp')
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def before_save_on_all_ranks(self, runner: Any) -> None:
         """Never save weights of an unchecked step."""
         self.check(runner)
 

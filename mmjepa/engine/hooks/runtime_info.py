@@ -4,6 +4,7 @@ import resource
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import RuntimeInfoHook
 from torch import Tensor
 
@@ -15,7 +16,8 @@ class DeferredInfoHook(RuntimeInfoHook):
     """``RuntimeInfoHook`` that keeps losses on the device and reads them once per log line.
 
     Adds the gradient norm, samples/s, the share of time spent waiting for data, and the peak
-    memory of the process (CPU) to MMEngine's entries.
+    memory of the process (CPU) to MMEngine's entries. Distributed, the scalars are means over
+    ranks: with reduced denominators the loss of the whole batch.
 
     Args:
         interval: iterations between reads; take the interval of the logger hook.
@@ -23,8 +25,7 @@ class DeferredInfoHook(RuntimeInfoHook):
 
     def __init__(self, interval: int = 50):
         self.interval = interval
-        self._names: list[str] = []
-        self._pending: list[Tensor] = []
+        self._pending: list[tuple[list[str], Tensor]] = []
 
     def before_train(self, runner: Any) -> None:
         """Log the effective batch."""
@@ -47,34 +48,40 @@ class DeferredInfoHook(RuntimeInfoHook):
         if norm is not None:
             scalars['grad_norm'] = norm
         if scalars:
-            if list(scalars) != self._names:
-                self.flush(runner)
-                self._names = list(scalars)
-            self._pending.append(
-                torch.stack([v.detach().float().reshape(()) for v in scalars.values()]))
-        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner) \
+            values = torch.stack([v.detach().float().reshape(()) for v in scalars.values()])
+            self._pending.append((list(scalars), values))
+        # the logger hook counts within the epoch
+        if self.every_n_inner_iters(batch_idx, self.interval) or self.is_last_train_iter(runner) \
                 or self.end_of_epoch(runner.train_dataloader, batch_idx):
             self.flush(runner)
+            self._rates(runner)
 
     def flush(self, runner: Any) -> None:
         """Move the queued scalars into the message hub: one read of the device."""
+        if not self._pending:
+            return
+        names = [name for row, _ in self._pending for name in row]
+        values = torch.cat([row for _, row in self._pending])
+        self._pending = []
+        if runner.world_size > 1:
+            all_reduce(values, 'mean')
+        for name, value in zip(names, values.tolist(), strict=True):
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def _rates(self, runner: Any) -> None:
         hub = runner.message_hub
-        if self._pending:
-            for row in torch.stack(self._pending).tolist():
-                for name, value in zip(self._names, row, strict=True):
-                    hub.update_scalar(f'train/{name}', value)
-            self._pending = []
         if 'train/time' in hub.log_scalars:
-            seconds = hub.get_scalar('train/time').mean(self.interval)
-            waiting = hub.get_scalar('train/data_time').mean(self.interval)
-            hub.update_scalar('train/samples_per_s', self._samples / max(seconds, 1e-9))
-            hub.update_scalar('train/data_wait', waiting / max(seconds, 1e-9))
+            seconds = hub.get_scalar('train/time').data[0]
+            # the wait of this iteration is known already, its whole time isn't
+            waiting = hub.get_scalar('train/data_time').data[0][:len(seconds)]
+            total = max(float(seconds[-self.interval:].sum()), 1e-9)
+            hub.update_scalar(
+                'train/samples_per_s', self._samples * len(seconds[-self.interval:]) / total)
+            hub.update_scalar('train/data_wait', float(waiting[-self.interval:].sum()) / total)
         if not torch.cuda.is_available():
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             hub.update_scalar('train/peak_rss_mb', peak / 1024)
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+    def before_save_on_all_ranks(self, runner: Any) -> None:
         """A checkpoint holds the scalars of every iteration before it."""
-        if self._pending:
-            self.flush(runner)
-            checkpoint['message_hub'] = runner.message_hub.state_dict()
+        self.flush(runner)

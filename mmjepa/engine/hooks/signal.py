@@ -1,12 +1,16 @@
 """Save and leave on SIGTERM."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from mmjepa.registry import HOOKS
+
+from .checkpoint import point_to
 
 
 @HOOKS.register_module()
@@ -55,13 +59,17 @@ class SaveOnSignalHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save and stop the loop after a signal."""
-        if self._agreed(runner):
-            name = f'iter_{runner.iter + 1}.pth'
-            runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
-            runner.logger.warning(
-                f'received signal {self.received}: saved {name}, stopping. '
-                'Go on with --resume auto')
-            runner.train_loop.stop_training = True
+        if not self._agreed(runner):
+            return
+        path = Path(runner.work_dir, f'iter_{runner.iter + 1}.pth')
+        hub = runner.message_hub  # the next regular checkpoint takes this one's place
+        hub.update_info('signal_ckpts', [*hub.runtime_info.get('signal_ckpts', []), str(path)])
+        runner.save_checkpoint(str(path.parent), path.name, by_epoch=False)
+        if is_main_process():
+            point_to(runner, path)
+        runner.logger.warning(
+            f'told to stop (signal {self.received}): saved {path.name}. Go on with --resume auto')
+        runner.train_loop.stop_training = True
 
     def after_train(self, runner: Any) -> None:
         """Put the old handlers back."""

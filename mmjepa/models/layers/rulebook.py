@@ -7,7 +7,8 @@ search in sorted keys; sums over taps are taken per target row, so nothing depen
 of atomic additions.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,41 +16,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _KEY_LIMIT = 2**62
-# On CPU the pairs of 2**10 target rows are gathered at once: these buffers stay in the cache
-_BLOCK_BITS = 10
+# On CPU 2**13 target rows are summed at once, which keeps their products in the cache
+_BLOCK_BITS = 13
 
 
 class _Block(NamedTuple):
     """Pairs of the target rows ``first`` to ``last``, sorted by tap, then by target.
 
-    ``taps`` and ``sizes`` are the taps that hold pairs and their numbers of pairs; ``order``
-    sorts the pairs by target: row ``first + i`` owns ``order[pointers[i]:pointers[i + 1]]``.
+    ``taps`` are the taps that hold pairs and ``sizes`` their numbers of pairs; ``order`` sorts
+    the pairs by target: row ``first + i`` owns ``order[pointers[i]:pointers[i + 1]]``.
     """
 
     first: int
     last: int
-    source: Tensor
-    target: Tensor
     taps: list[int]
     sizes: list[int]
+    source: Tensor
+    target: Tensor
     order: Tensor
     pointers: Tensor
 
 
-class Rulebook(NamedTuple):
+class Rulebook:
     """How to sum over the taps, towards the outputs and back towards the inputs.
 
-    Attributes:
-        forward: blocks with outputs as targets, inputs as sources.
-        backward: blocks with inputs as targets, outputs as sources.
-        mirrored: the backward taps count from the kernel's other end.
+    Args:
+        forward: blocks with outputs as targets and inputs as sources.
         num_out: output rows.
+        centre: for a submanifold convolution the tap that maps each row to itself, in no block;
+            its forward blocks serve backward with the taps counted from the other end.
+        pairs: for a strided one (tap, output row, input row) of each pair and the numbers of
+            taps and of input rows, from which the backward blocks are made when needed.
     """
 
-    forward: list[_Block]
-    backward: list[_Block]
-    mirrored: bool
-    num_out: int
+    def __init__(
+        self,
+        forward: list[_Block],
+        num_out: int,
+        centre: int | None = None,
+        pairs: tuple[Tensor, Tensor, Tensor, int, int] | None = None,
+    ) -> None:
+        self.forward = forward
+        self.num_out = num_out
+        self.centre = centre
+        self._pairs = pairs
+        self._backward = forward if pairs is None else None
+
+    @property
+    def backward(self) -> list[_Block]:
+        """Blocks with inputs as targets and outputs as sources."""
+        if self._backward is None:
+            assert self._pairs is not None
+            self._backward = _blocks(*self._pairs)
+        return self._backward
 
 
 def _strides(sizes: Sequence[int]) -> list[int]:
@@ -69,16 +88,14 @@ def _blocks(
     row_bits = _BLOCK_BITS if tap.device.type == 'cpu' else max(num_targets - 1, 1).bit_length()
     tap_bits = (num_taps - 1).bit_length()
     count = (num_targets - 1 >> row_bits) + 1
-    # small keys halve the time of the sort
-    key_type = torch.int32 if count << row_bits + tap_bits < 2**31 else torch.int64
-    tap, target = tap.to(key_type), target.to(key_type)
+    if count << row_bits + tap_bits >= 2**31:
+        raise ValueError(f'{num_targets} rows times {num_taps} taps are too many for a rulebook')
+    tap, source, target = tap.int(), source.int(), target.int()  # half the time of int64
     group = (target >> row_bits << tap_bits) + tap
     key, place = torch.sort((group << row_bits) + (target & (1 << row_bits) - 1))
-    target = target.index_select(0, place)
-    source = source.index_select(0, place).to(key_type)
-    _, order = torch.sort(target, stable=True)
-    pairs = torch.bincount(target, minlength=num_targets)
-    pointers = F.pad(pairs.cumsum(0), (1, 0)).to(key_type)
+    source, target = source.index_select(0, place), target.index_select(0, place)
+    order = torch.sort(target, stable=True)[1].int()
+    pointers = F.pad(torch.bincount(target, minlength=num_targets).cumsum(0), (1, 0)).int()
     groups = torch.bincount(key >> row_bits, minlength=count << tap_bits)
     blocks, start = [], 0
     for i, sizes in enumerate(groups.view(count, -1).tolist()):
@@ -88,11 +105,11 @@ def _blocks(
             _Block(
                 first,
                 last,
-                source[part],
-                target[part],
                 [number for number, size in enumerate(sizes) if size],
                 [size for size in sizes if size],
-                (order[part] - start).to(key_type),
+                source[part],
+                target[part],
+                order[part] - start,
                 pointers[first : last + 1] - start,
             )
         )
@@ -119,7 +136,10 @@ def submanifold_rules(
     # the margin keeps a neighbour beyond one row's end from being the next row's first cell
     margins = [size + k // 2 for size, k in zip(spatial_shape, kernel_size, strict=True)]
     strides = _strides([batch_size, *margins])
-    keys, rows = torch.sort(_number(indices.long(), strides))
+    keys = _number(indices.long(), strides)
+    rows = None
+    if keys.is_cuda or bool((keys[1:] <= keys[:-1]).any()):  # on CUDA the look costs more
+        keys, rows = torch.sort(keys)
     ended = F.pad(keys, (0, 1), value=_KEY_LIMIT)
     volume = depth * height * width
     hits, places = [], []
@@ -128,20 +148,20 @@ def submanifold_rules(
         wanted = keys + (z * strides[1] + y * strides[2] - width // 2)
         place = torch.searchsorted(keys, wanted)
         for tap in range(line * width, (line + 1) * width):
-            hit = ended[place] == wanted
+            hit = ended.index_select(0, place) == wanted
             if tap > volume // 2:
                 hits.append(hit)
                 places.append(place)
             place, wanted = place + hit, wanted + 1
-    flat = torch.stack(hits).view(-1).nonzero().view(-1)
+    flat = torch.cat(hits).nonzero().view(-1)
     half = torch.div(flat, num, rounding_mode='floor')
-    source = rows.index_select(0, torch.stack(places).view(-1).index_select(0, flat))
-    target = rows.index_select(0, flat - half * num)
+    source, target = torch.cat(places).index_select(0, flat), flat - half * num
+    if rows is not None:
+        source, target = rows[source], rows[target]
     # source -> target under a tap is target -> source under the mirrored one
-    tap = torch.cat([volume // 2 + 1 + half, volume // 2 - 1 - half, rows.new_full((num,), volume // 2)])
-    pairs = torch.cat([source, target, rows]), torch.cat([target, source, rows])
-    blocks = _blocks(tap, *pairs, volume, num)
-    return Rulebook(blocks, blocks, True, num)
+    tap = torch.cat([volume // 2 + 1 + half, volume // 2 - 1 - half])
+    pairs = torch.cat([source, target]), torch.cat([target, source])
+    return Rulebook(_blocks(tap, *pairs, volume, num), num, volume // 2)
 
 
 def _number(cells: Tensor, strides: Sequence[int]) -> Tensor:
@@ -175,34 +195,63 @@ def strided_rules(
         ValueError: the output grid does not fit int64 keys.
     """
     strides = _strides([batch_size, *out_shape])
-    cells = indices.long()
-    number, valid = [], torch.ones_like(cells[:, 0], dtype=torch.bool)[None]
+    cells, num = indices.long(), len(indices)
+    key = cells[None, :, 0] * strides[0]
+    valid = torch.ones_like(key, dtype=torch.bool)
     for axis in range(3):
         tap = torch.arange(kernel_size[axis], device=indices.device)[:, None]
         moved = cells[:, axis + 1] + (padding[axis] - tap)
         place = torch.div(moved, stride[axis], rounding_mode='floor')
         fits = (place * stride[axis] == moved) & (place >= 0) & (place < out_shape[axis])
+        key = (key[:, None] + place * strides[axis + 1]).flatten(0, 1)
         valid = (valid[:, None] & fits).flatten(0, 1)
-        number.append((place * strides[axis + 1]).view(-1))
-    num, (_, height, width) = len(cells), kernel_size
     flat = valid.view(-1).nonzero().view(-1)
     tap = torch.div(flat, num, rounding_mode='floor')
     source = flat - tap * num
-    key = cells[:, 0].index_select(0, source) * strides[0]
-    for axis, step in enumerate((tap // (height * width), tap // width % height, tap % width)):
-        key += number[axis].index_select(0, step * num + source)
+    key = key.view(-1).index_select(0, flat)
     out_keys, target = torch.unique(key, return_inverse=True)
     columns, rest = [], out_keys
     for step in strides:
         columns.append(torch.div(rest, step, rounding_mode='floor'))
         rest = rest - columns[-1] * step
-    rules = Rulebook(
-        _blocks(tap, source, target, len(valid), len(out_keys)),
-        _blocks(tap, target, source, len(valid), num),
-        False,
-        len(out_keys),
-    )
+    forward = _blocks(tap, source, target, len(valid), len(out_keys))
+    rules = Rulebook(forward, len(out_keys), pairs=(tap, target, source, len(valid), num))
     return torch.stack(columns, 1).int(), rules
+
+
+class _Scratch(threading.local):
+    """Buffers that CPU convolutions use again: fresh pages cost more than filling them."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, like: Tensor, rows: int, columns: int) -> Tensor:
+        """(rows, columns) of undefined content, valid until the next call of that name."""
+        if like.device.type != 'cpu':
+            return like.new_empty(rows, columns)
+        size, buffer = rows * columns, self._buffers.get((name, like.dtype))
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[name, like.dtype] = like.new_empty(size + size // 4)
+        return buffer[:size].view(rows, columns)
+
+
+_scratch = _Scratch()
+
+
+class _Gather:
+    """Rows of a matrix for one tap after the other of a block, in one buffer."""
+
+    def __init__(self, name: str, matrix: Tensor, block: _Block) -> None:
+        self._matrix = matrix
+        self._buffer = _scratch.take(name, matrix, max(block.sizes, default=0), matrix.shape[1])
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        out = self._buffer[: rows.shape[0]]
+        return torch.index_select(self._matrix, 0, rows, out=out)
+
+
+def _by_tap(block: _Block, *rows: Tensor) -> Iterator[tuple]:
+    return zip(block.taps, *(part.split(block.sizes) for part in rows), strict=True)
 
 
 class _RulebookConv(torch.autograd.Function):
@@ -213,16 +262,14 @@ class _RulebookConv(torch.autograd.Function):
         ctx.save_for_backward(features, weight)
         ctx.rules = rules
         taps = weight.flatten(1, 3).permute(1, 2, 0).unbind()  # (in, out) each
+        centre = None if rules.centre is None else taps[rules.centre]
         out = features.new_empty(rules.num_out, weight.shape[0])
         for block in rules.forward:
-            gathered = features.index_select(0, block.source)
-            product = gathered.new_empty(gathered.shape[0], weight.shape[0])
-            parts = zip(
-                block.taps, gathered.split(block.sizes), product.split(block.sizes), strict=True
-            )
-            for tap, rows, result in parts:
-                torch.mm(rows, taps[tap], out=result)
-            out[block.first : block.last] = _sum_rows(product, block)
+            products = _scratch.take('products', features, len(block.source), weight.shape[0])
+            gather = _Gather('sources', features, block)
+            for tap, source, product in _by_tap(block, block.source, products):
+                torch.mm(gather(source), taps[tap], out=product)
+            _sum_rows(products, block, features, centre, out)
         return out
 
     @staticmethod
@@ -230,37 +277,49 @@ class _RulebookConv(torch.autograd.Function):
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         need_features, need_weight = ctx.needs_input_grad[:2]
+        grad_out = grad_out.contiguous()
         taps = list(weight.flatten(1, 3).unbind(1))  # (out, in) each
-        grad_features = torch.empty_like(features) if need_features else None
         grad_taps = weight.new_zeros(len(taps), weight.shape[0], weight.shape[-1])
         grads_of = list(grad_taps.unbind())
-        if ctx.rules.mirrored:
+        centre = None
+        if ctx.rules.centre is not None:
+            centre = taps[ctx.rules.centre]
+            torch.mm(grad_out.t(), features, out=grads_of[ctx.rules.centre])
             taps.reverse()
             grads_of.reverse()
-        grad_out = grad_out.contiguous()
+        grad_features = torch.empty_like(features) if need_features else None
         for block in ctx.rules.backward:
-            grads = grad_out.index_select(0, block.source)
-            product = grads.new_empty(grads.shape[0], features.shape[1])
-            grads_by_tap, rows_by_tap = grads.split(block.sizes), product.split(block.sizes)
-            if need_weight:
-                torch.index_select(features, 0, block.target, out=product)
-                for tap, grad, rows in zip(block.taps, grads_by_tap, rows_by_tap, strict=True):
-                    grads_of[tap].addmm_(grad.t(), rows)
+            products = _scratch.take('products', features, len(block.source), features.shape[1])
+            gather = _Gather('sources', grad_out, block)
+            gather_features = _Gather('targets', features, block)
+            parts = _by_tap(block, block.source, block.target, products)
+            for tap, source, target, product in parts:
+                grad = gather(source)
+                if need_weight:
+                    grads_of[tap].addmm_(grad.t(), gather_features(target))
+                if need_features:
+                    torch.mm(grad, taps[tap], out=product)
             if grad_features is not None:
-                for tap, grad, rows in zip(block.taps, grads_by_tap, rows_by_tap, strict=True):
-                    torch.mm(grad, taps[tap], out=rows)
-                grad_features[block.first : block.last] = _sum_rows(product, block)
+                _sum_rows(products, block, grad_out, centre, grad_features)
         grad_weight = grad_taps.transpose(0, 1).reshape(weight.shape) if need_weight else None
         return grad_features, grad_weight, None
 
 
-def _sum_rows(rows: Tensor, block: _Block) -> Tensor:
-    """(last - first, C) sums of the pairs of each target row."""
-    if not rows.shape[0]:
-        return rows.new_zeros(block.last - block.first, rows.shape[1])
-    return F.embedding_bag(
-        block.order, rows, block.pointers, mode='sum', include_last_offset=True
-    )
+def _sum_rows(
+    products: Tensor, block: _Block, rows: Tensor, centre: Tensor | None, out: Tensor
+) -> None:
+    """Writes the block's target rows of ``out``: their products, plus the centre's if any."""
+    out = out[block.first : block.last]
+    if len(products):
+        total = F.embedding_bag(
+            block.order, products, block.pointers, mode='sum', include_last_offset=True
+        )
+    else:
+        total = torch.zeros_like(out)
+    if centre is None:
+        out.copy_(total)
+    else:
+        torch.addmm(total, rows[block.first : block.last], centre, out=out)
 
 
 def rulebook_conv(features: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
