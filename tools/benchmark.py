@@ -27,9 +27,7 @@ def add_sparse(commands: argparse._SubParsersAction) -> None:
 def run_sparse(args: argparse.Namespace) -> None:
     from mmjepa.benchmark.sparse import benchmark_sparse
 
-    report = benchmark_sparse(
-        args.points, args.threads, args.repeats, args.device, args.max_voxels
-    )
+    report = benchmark_sparse(args.points, args.threads, args.repeats, args.device, args.max_voxels)
     print(report.text())
 
 

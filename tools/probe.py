@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmjepa.engine.config import load_config
+from mmjepa.engine.config import default_work_dir, load_config
 from mmjepa.evaluation.probes import (
     ARMS,
     PROTOCOLS,
@@ -60,7 +60,7 @@ def parse_args(argv=None):
     parser.add_argument('--cells-per-class', type=int, default=10_000, help='at most, for training')
     parser.add_argument('--val-cells-per-class', type=int, default=10_000, help='at most')
     parser.add_argument(
-        '--equal-classes', action='store_true', help='as many training cells of every class'
+        '--unbalanced', action='store_true', help='all cells; default: as many of every class'
     )
     parser.add_argument('--calibration-frames', type=int, default=200, help='at most')
     parser.add_argument('--k', type=int, default=20)
@@ -99,18 +99,10 @@ def settings_of(args):
         max_val_frames=args.max_val_frames,
         calibration_frames=args.calibration_frames,
         batch_size=args.batch_size,
-        equal_classes=args.equal_classes,
+        equal_classes=not args.unbalanced,
         standardise=args.standardise,
         protocol=ProtocolSettings(k=args.k, temperature=args.temperature),
     )
-
-
-def default_work_dir(config):
-    """``work_dirs/adl_jepa/kitti`` for ``configs/adl_jepa/kitti.py``, as in training."""
-    parts = Path(config).with_suffix('').parts
-    if 'configs' in parts:
-        return Path('work_dirs', *parts[len(parts) - parts[::-1].index('configs') :])
-    return Path('work_dirs', parts[-1])
 
 
 def output_dir(args):
@@ -118,7 +110,7 @@ def output_dir(args):
         return Path(args.work_dir)
     if args.checkpoint != 'none':
         return Path(args.checkpoint.replace('{seed}', str(args.seeds[0]))).resolve().parent
-    return default_work_dir(args.config)
+    return Path(default_work_dir(args.config))
 
 
 def main(argv=None):

@@ -2,27 +2,53 @@
 
 import argparse
 import os
+import tempfile
 
+import torch
 from mmengine.config import Config, DictAction
 
+from mmjepa.engine.checkpoint import CheckpointError
 from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
+from mmjepa.engine.hooks.loss_guard import NonFiniteLossError
 from mmjepa.engine.runner import build_runner
+
+# their messages say what to do; a traceback would only hide that
+USER_ERRORS = (ConfigError, CheckpointError, NonFiniteLossError, FileNotFoundError, PermissionError)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file, e.g. configs/adl_jepa/kitti.py')
     parser.add_argument('--work-dir', help='default: work_dirs/<path of the config below configs/>')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='auto|FILE',
-                        help='go on from the newest checkpoint of the work dir, or from FILE')
-    parser.add_argument('--amp', nargs='?', const='bf16', choices=['bf16', 'fp16'],
-                        help='mixed precision; sparse encoders and losses stay float32')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate by batch / auto_scale_lr.base_batch_size')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='top-level variables (applied before the config runs) or dotted paths')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='auto|FILE',
+        help='go on from the newest checkpoint of the work dir, or from FILE',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='bf16',
+        choices=['bf16', 'fp16'],
+        help='mixed precision; sparse encoders and losses stay float32',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by batch / auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='top-level variables (applied before the config runs) or dotted paths',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)
@@ -30,25 +56,64 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_work_dir(path: str) -> None:
+    """Raise early where nothing can be written."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'cannot write into the work dir {path}: {error.strerror}; name another with --work-dir'
+        ) from None
+
+
+def set_amp(cfg: Config, amp: str) -> None:
+    """Mixed precision in the terms of the config's optimizer wrapper."""
+    wrapper = cfg.optim_wrapper
+    if amp == 'fp16' and not torch.cuda.is_available():
+        raise ConfigError('--amp fp16 needs CUDA; --amp bf16 runs everywhere')
+    if not wrapper.get('type', 'OptimWrapper').startswith('JEPA'):  # a downstream config
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.dtype = 'bfloat16' if amp == 'bf16' else 'float16'
+    elif amp == 'bf16':
+        wrapper.type, wrapper.amp = 'JEPAOptimWrapper', 'bf16'
+    else:
+        wrapper.pop('amp', None)
+        wrapper.type, wrapper.dtype = 'JEPAFp16OptimWrapper', 'float16'
+
+
 def prepare(args: argparse.Namespace) -> Config:
-    """Config of the run that the arguments ask for."""
+    """Config of the run that the arguments ask for.
+
+    Raises:
+        ConfigError: something in the arguments or the config can't be; says what and the remedy.
+    """
     cfg = load_config(args.config, args.cfg_options)
+    if not cfg.get('optim_wrapper') or not cfg.get('train_dataloader'):
+        raise ConfigError(
+            f'{args.config} has no optim_wrapper or train_dataloader: nothing to train'
+        )
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
-    if args.amp == 'bf16':
-        cfg.optim_wrapper.amp = 'bf16'
-    elif args.amp == 'fp16':
-        cfg.optim_wrapper.type = 'JEPAFp16OptimWrapper'
-        cfg.optim_wrapper.dtype = 'float16'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp:
+        set_amp(cfg, args.amp)
     if args.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
-            raise ConfigError(f'--auto-scale-lr: {args.config} has no auto_scale_lr')
+            raise ConfigError(
+                f'--auto-scale-lr: {args.config} has no auto_scale_lr=dict(base_batch_size=...)'
+            )
         cfg.auto_scale_lr.enable = True
-    if args.resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
-    elif args.resume:
-        cfg.resume, cfg.load_from = True, args.resume
+    if args.resume:
+        auto = args.resume == 'auto'
+        if not auto and not os.path.isfile(args.resume):
+            raise ConfigError(
+                f'--resume: no file {args.resume}; --resume alone takes the newest checkpoint of '
+                f'{cfg.work_dir}'
+            )
+        cfg.resume, cfg.load_from = True, None if auto else args.resume
+    check_config(cfg)
+    check_work_dir(cfg.work_dir)
     return cfg
 
 
@@ -56,11 +121,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run."""
     args = parse_args(argv)
     try:
-        cfg = prepare(args)
-        check_config(cfg)
-    except ConfigError as error:
+        build_runner(prepare(args)).train()
+    except USER_ERRORS as error:
         raise SystemExit(f'error: {error}') from None
-    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

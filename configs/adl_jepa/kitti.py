@@ -20,6 +20,7 @@ max_iters = None  # wins over max_epochs
 seed = 0
 accumulate = 1
 log_interval = 50
+probe_interval = 0  # epochs between BEV probes (needs labelled ImageSets/val); 0: none
 
 point_cloud_range = [0, -40, -3, 70.4, 40, 1]
 voxel_size = [0.05, 0.05, 0.1]
@@ -102,6 +103,8 @@ default_hooks = dict(
     checkpoint=dict(
         by_epoch=max_iters is None,
         interval=1 if max_iters is None else max(1, max_iters // 3),
+        save_best='probe/knn' if probe_interval else None,
+        rule='greater' if probe_interval else None,
     ),
 )
 custom_hooks = [
@@ -109,5 +112,5 @@ custom_hooks = [
     dict(type='CollapseMonitorHook', interval=log_interval),
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
-]
+] + ([dict(type='OnlineBEVProbeHook', interval=probe_interval)] if probe_interval else [])
 log_processor = dict(by_epoch=max_iters is None, window_size=10)

@@ -77,9 +77,7 @@ train_dataloader = dict(
         on_error=on_error,
         pipeline=[
             dict(type='LoadPoints', load_dim=load_dim),
-            dict(
-                type='AggregateSweeps', num_sweeps=num_sweeps, load_dim=load_dim, use_dim=4
-            ),
+            dict(type='AggregateSweeps', num_sweeps=num_sweeps, load_dim=load_dim, use_dim=4),
             dict(type='RandomFlipPoints', axes='xy', prob=0.5),
             dict(type='GlobalRotScale', yaw=[-0.3925, 0.3925], scale=[0.95, 1.05]),
             dict(type='PointsRangeFilter', point_cloud_range=point_cloud_range),

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmengine.registry import init_default_scope
-from torch import nn
 
 from mmjepa.engine.config import check_config, load_config
 from mmjepa.engine.hooks import TargetUpdateHook
@@ -22,17 +21,70 @@ from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 # first match wins; names of CUDA kernels and of CPU operators
 CATEGORIES = (
     ('optimizer and EMA', ('multi_tensor', 'foreach', 'fused_adam', 'AdamW', 'lerp')),
-    ('copies and casts', ('Memcpy', 'Memset', 'copy_', 'direct_copy', 'bfloat16_copy', '_to_copy',
-                          'contiguous', 'aten::cat', 'CatArray', 'nchwToNhwc', 'nhwcToNchw',
-                          'zero_', 'fill_', 'FillFunctor')),
-    ('sort and search', ('sort', 'Sort', 'radix', 'Radix', 'searchsorted', 'unique', 'nonzero',
-                         'scan', 'bincount', 'histc')),
+    (
+        'copies and casts',
+        (
+            'Memcpy',
+            'Memset',
+            'copy_',
+            'direct_copy',
+            'bfloat16_copy',
+            '_to_copy',
+            'contiguous',
+            'aten::cat',
+            'CatArray',
+            'nchwToNhwc',
+            'nhwcToNchw',
+            'zero_',
+            'fill_',
+            'FillFunctor',
+        ),
+    ),
+    (
+        'sort and search',
+        (
+            'sort',
+            'Sort',
+            'radix',
+            'Radix',
+            'searchsorted',
+            'unique',
+            'nonzero',
+            'scan',
+            'bincount',
+            'histc',
+        ),
+    ),
     ('gather and scatter', ('index', 'gather', 'scatter', 'Index')),
-    ('sparse convolution', ('spconv', 'tv::', 'cumm', 'implicit_gemm', 'Simt_', 'Turing_',
-                            'Ampere_', 'Rulebook', 'indice_conv')),
+    (
+        'sparse convolution',
+        (
+            'spconv',
+            'tv::',
+            'cumm',
+            'implicit_gemm',
+            'Simt_',
+            'Turing_',
+            'Ampere_',
+            'Rulebook',
+            'indice_conv',
+        ),
+    ),
     ('dense convolution', ('conv', 'Conv', 'implicit_convolve', 'xmma', 'cudnn', 'mkldnn')),
-    ('matrix product', ('gemm', 'cutlass', 'nvjet', 'aten::mm', 'aten::addmm', 'aten::bmm',
-                        'cublas', 'flash', 'attention')),
+    (
+        'matrix product',
+        (
+            'gemm',
+            'cutlass',
+            'nvjet',
+            'aten::mm',
+            'aten::addmm',
+            'aten::bmm',
+            'cublas',
+            'flash',
+            'attention',
+        ),
+    ),
     ('normalisation', ('batch_norm', 'bn_', 'Norm', 'norm')),
     ('reductions', ('reduce', 'Reduce', 'aten::sum', 'aten::mean')),
 )
@@ -76,11 +128,15 @@ class TrainReport:
         if self.voxels:
             lines.append(f'voxels a sample: {self.voxels:.0f}')
         if self.data_wait is not None:
-            lines.append(f'with the loader: {100 * self.data_wait:.1f} % of the time waits for data')
+            lines.append(
+                f'with the loader: {100 * self.data_wait:.1f} % of the time waits for data'
+            )
         total = sum(self.parts.values()) or 1.0
         lines += ['', f'{"share":>7} {"ms/step":>9}  category']
-        lines += [f'{100 * ms / total:6.1f}% {ms:9.2f}  {name}'
-                  for name, ms in sorted(self.parts.items(), key=lambda p: -p[1])]
+        lines += [
+            f'{100 * ms / total:6.1f}% {ms:9.2f}  {name}'
+            for name, ms in sorted(self.parts.items(), key=lambda p: -p[1])
+        ]
         lines += ['', f'{"ms/step":>9} {"calls":>6}  kernel']
         lines += [f'{ms:9.2f} {calls:6d}  {name[:90]}' for name, ms, calls in self.kernels]
         return '\n'.join(lines)
@@ -95,14 +151,15 @@ class _Stepper:
 
     def __init__(self, cfg: Any, device: str):
         torch.manual_seed(cfg.seed)
-        self.model: nn.Module = MODELS.build(cfg.model)
+        self.model: Any = MODELS.build(cfg.model)
         self.model.init_weights()
         self.model.to(device).train()
         self.max_iters = 1000
         wrapper_cfg = cfg.optim_wrapper
         wrapper_cfg.setdefault('type', 'JEPAOptimWrapper')
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(
-            wrapper_cfg.pop('constructor', 'DefaultOptimWrapperConstructor'))
+            wrapper_cfg.pop('constructor', 'DefaultOptimWrapperConstructor')
+        )
         self.wrapper = constructor(wrapper_cfg)(self.model)
         self.wrapper.initialize_count_status(self.model, 0, self.max_iters)
         self.hook = TargetUpdateHook()
@@ -116,6 +173,7 @@ class _Stepper:
 
 def _on_device(batch: dict, device: str) -> dict:
     """Inputs moved once, so that the copy isn't part of the step."""
+
     def move(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return value.to(device)
@@ -150,8 +208,11 @@ def _profile(step: _Stepper, batches: Iterator[dict], count: int, device: str, r
         if device == 'cuda':
             torch.cuda.synchronize()
     attribute = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
-    events = [(e.key, getattr(e, attribute) / 1000 / count, e.count // count)
-              for e in recorded.key_averages() if getattr(e, attribute) > 0]
+    events = [
+        (e.key, getattr(e, attribute) / 1000 / count, e.count // count)
+        for e in recorded.key_averages()
+        if getattr(e, attribute) > 0
+    ]
     parts: dict[str, float] = {}
     for name, ms, _ in events:
         parts[category(name)] = parts.get(category(name), 0.0) + ms
@@ -213,15 +274,25 @@ def benchmark_train(
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     times = sorted(_timed(step, fresh, steps, device))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == 'cuda' else \
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if device == 'cuda'
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
     parts, kernels = _profile(step, fresh, min(steps, 5), device, rows)
     prepared = step.model.data_preprocessor(next(fresh), True)['inputs']
     batch_size = len(few[0]['data_samples'])
     return TrainReport(
-        config=config, batch_size=batch_size, amp=amp, step_ms=median(times),
+        config=config,
+        batch_size=batch_size,
+        amp=amp,
+        step_ms=median(times),
         spread_ms=(times[len(times) // 4], times[(3 * len(times)) // 4]),
-        samples_per_s=1000 * batch_size / median(times), peak_gib=peak,
+        samples_per_s=1000 * batch_size / median(times),
+        peak_gib=peak,
         data_wait=_data_wait(step, loader, steps, device) if with_loader else None,
         voxels=len(prepared['feats']) / batch_size if 'feats' in prepared else None,
-        parts=parts, kernels=kernels, environment=provenance())
+        parts=parts,
+        kernels=kernels,
+        environment=provenance(),
+    )

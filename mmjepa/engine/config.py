@@ -171,8 +171,9 @@ def _check_linked(path: Path, variables: dict[str, Any]) -> None:
             '(e.g. train_dataloader.batch_size)')
     if Config._is_lazy_import(str(path)):
         raise ConfigError(
-            f'{path} inherits by import (read_base), where options reach no computed value such '
-            f'as those from {simple[0]}. Name the value itself, or inherit by _base_ = [...]')
+            f'{path} is an import-style config (read_base, or an import statement), where options '
+            f'reach no computed value such as those from {simple[0]}. Name the value itself, or '
+            'inherit by _base_ = [...] without imports')
 
 
 def _drop_own_scope(node: Any) -> None:

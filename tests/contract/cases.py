@@ -39,7 +39,8 @@ class Case:
         """The real config, made small."""
         init_default_scope('mmjepa')
         return load_config(
-            REPO / self.config, {**self.options, 'data_root': str(data_root), **options})
+            REPO / self.config, {**self.options, 'data_root': str(data_root), **options}
+        )
 
     def model(self, data_root: Path, **options: Any):
         """An initialised model in train mode."""
@@ -57,8 +58,9 @@ class Case:
         """First preprocessed batch."""
         return model.data_preprocessor(next(iter(self.loader(data_root, **options))), True)
 
-    def runner(self, data_root: Path, work_dir: Path, load_from: str | None = None,
-               **options: Any) -> Runner:
+    def runner(
+        self, data_root: Path, work_dir: Path, load_from: str | None = None, **options: Any
+    ) -> Runner:
         """A runner on toy data."""
         cfg = self.load(data_root, **options)
         cfg.work_dir = str(work_dir)
@@ -79,12 +81,24 @@ def _remove_kitti_labels(root: Path) -> None:
 CASES = {
     'ADLJEPA': Case(
         config='configs/adl_jepa/kitti.py',
-        options=dict(point_cloud_range=TINY_RANGE, voxel_size=TOY_VOXEL, batch_size=2,
-                     num_workers=0, max_iters=4, log_interval=2),
-        make_data=lambda root: write_toy_sweeps(root, 7, labels=True, extent=12.8, ground=400,
-                                                boxes=3),
+        options=dict(
+            point_cloud_range=TINY_RANGE,
+            voxel_size=TOY_VOXEL,
+            batch_size=2,
+            num_workers=0,
+            max_iters=4,
+            log_interval=2,
+        ),
+        make_data=lambda root: write_toy_sweeps(
+            root, 7, labels=True, extent=12.8, ground=400, boxes=3
+        ),
         remove_labels=_remove_kitti_labels,
-        impossible=[dict(mask_ratio=0.0), dict(mask_ratio=1.0), dict(empty_mask_ratio=1.0),
-                    dict(mask_per='frame'), dict(cell_multiplier=0)],
+        impossible=[
+            dict(mask_ratio=0.0),
+            dict(mask_ratio=1.0),
+            dict(empty_mask_ratio=1.0),
+            dict(mask_per='frame'),
+            dict(cell_multiplier=0),
+        ],
     ),
 }

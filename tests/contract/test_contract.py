@@ -40,8 +40,11 @@ def case(request, tmp_path):
 
 
 def test_every_registered_method_has_a_case_and_prints_its_rules(capsys):
-    methods = {name for name, cls in MODELS.module_dict.items()
-               if isinstance(cls, type) and issubclass(cls, BaseJEPA)}
+    methods = {
+        name
+        for name, cls in MODELS.module_dict.items()
+        if isinstance(cls, type) and issubclass(cls, BaseJEPA)
+    }
     assert methods == set(CASES)
     with capsys.disabled():
         for name in NAMES:
@@ -55,9 +58,12 @@ def test_every_registered_method_has_a_case_and_prints_its_rules(capsys):
 def test_pure_loss(case, monkeypatch, capsys):
     model = case.model(case.root)
     data = case.batch(model, case.root)
-    norm_buffers = {f'{name}.{b}' for name, m in model.named_modules()
-                    if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
-                    for b, _ in m.named_buffers()}
+    norm_buffers = {
+        f'{name}.{b}'
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+        for b, _ in m.named_buffers()
+    }
     before = copy.deepcopy(model.state_dict())
     attributes = {k: v for k, v in vars(model).items() if isinstance(v, (int, float, str))}
     capsys.readouterr()
@@ -73,10 +79,10 @@ def test_pure_loss(case, monkeypatch, capsys):
         torch.manual_seed(1)
         second = model.loss(**data)
     assert capsys.readouterr().out == ''
-    assert {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])} \
-        <= norm_buffers
-    assert attributes == {
-        k: v for k, v in vars(model).items() if isinstance(v, (int, float, str))}
+    assert {
+        k for k, v in model.state_dict().items() if not torch.equal(v, before[k])
+    } <= norm_buffers
+    assert attributes == {k: v for k, v in vars(model).items() if isinstance(v, (int, float, str))}
     assert first.keys() == second.keys()
     assert all(torch.equal(first[k], second[k]) for k in first)
 
@@ -130,8 +136,9 @@ def test_target_moves_in_hook(case, tmp_path):
     def watched(momentum):
         before = [p.clone() for p in model.target.encoder.parameters()]
         update(momentum)
-        for old, new, online in zip(before, model.target.encoder.parameters(),
-                                    model.encoder.parameters(), strict=True):
+        for old, new, online in zip(
+            before, model.target.encoder.parameters(), model.encoder.parameters(), strict=True
+        ):
             torch.testing.assert_close(new, momentum * old + (1 - momentum) * online)
         moves.append((runner.iter, momentum))
 

@@ -15,9 +15,15 @@ def toy_scene(seed: int, extent: float = 25.6, ground: int = 900, boxes: int = 6
     """(N, 4) float32 points x, y, z, intensity: a ground plane and car-sized boxes on it."""
     rng = np.random.default_rng(seed)
     half = extent / 2
-    flat = np.stack([
-        rng.uniform(0, extent, ground), rng.uniform(-half, half, ground),
-        rng.normal(-1.7, 0.03, ground), rng.uniform(0.1, 0.3, ground)], 1)
+    flat = np.stack(
+        [
+            rng.uniform(0, extent, ground),
+            rng.uniform(-half, half, ground),
+            rng.normal(-1.7, 0.03, ground),
+            rng.uniform(0.1, 0.3, ground),
+        ],
+        1,
+    )
     parts = [flat]
     for _ in range(boxes):
         centre = np.array([rng.uniform(2, extent - 2), rng.uniform(-half + 2, half - 2), -0.95])
@@ -43,5 +49,6 @@ def write_toy_sweeps(root: Path, frames: int, labels: bool = False, **kwargs) ->
         folder.mkdir()
         for i in range(frames):
             (folder / f'{i:06d}.txt').write_text(
-                'Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n')
+                'Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.7 -1.6\n'
+            )
     return root

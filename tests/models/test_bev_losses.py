@@ -45,7 +45,8 @@ def _loss(module=None, **kwargs):
         target_occupied=torch.stack([e[0], e[3]]),
         predicted_empty=torch.stack([5 * e[1], -e[1]]),
         target_empty=e[1:2],
-        batch_size=2)
+        batch_size=2,
+    )
     given.update(kwargs)
     return (module or BEVJEPALoss())(**given)
 
@@ -78,8 +79,12 @@ def test_weights_and_pooling():
 
 def test_no_masked_cells_is_zero_not_nan():
     empty = torch.zeros(0, 4, requires_grad=True)
-    out = _loss(predicted_occupied=empty, occupied_sample=torch.zeros(0, dtype=torch.long),
-                target_occupied=torch.zeros(0, 4), predicted_empty=torch.zeros(0, 4))
+    out = _loss(
+        predicted_occupied=empty,
+        occupied_sample=torch.zeros(0, dtype=torch.long),
+        target_occupied=torch.zeros(0, 4),
+        predicted_empty=torch.zeros(0, 4),
+    )
     total = sum(v for k, v in out.items() if 'loss' in k)
     assert torch.isfinite(total)
     assert out['loss_occupied'] == 0

@@ -28,10 +28,16 @@ def collapse_statistics(model: Any, target: Tensor, prediction: Tensor) -> Tenso
     unit_t, unit_p = F.normalize(target, dim=1), F.normalize(prediction, dim=1)
     trivial = model.monitor_distance(target.mean(0, keepdim=True).expand_as(target), target).mean()
     loss = model.monitor_distance(prediction, target).mean()
-    return torch.stack([
-        feature_std(target).float(), feature_std(prediction).float(),
-        effective_rank(unit_t).float(), effective_rank(unit_p).float(),
-        (unit_t * unit_p).sum(1).mean(), loss / trivial.clamp(min=1e-12)])
+    return torch.stack(
+        [
+            feature_std(target).float(),
+            feature_std(prediction).float(),
+            effective_rank(unit_t).float(),
+            effective_rank(unit_p).float(),
+            (unit_t * unit_p).sum(1).mean(),
+            loss / trivial.clamp(min=1e-12),
+        ]
+    )
 
 
 @HOOKS.register_module()
@@ -39,27 +45,41 @@ class CollapseMonitorHook(Hook):
     """Logs the state of the representations and warns in words when they collapse.
 
     Thresholds are relative to the first measurements of the run. Logged under ``collapse/``:
-    ``target_std, prediction_std, target_rank, prediction_rank, cosine, loss_over_trivial``.
+    ``target_std, prediction_std, target_rank, prediction_rank, cosine, loss_over_trivial``. The
+    rank of the predictions is logged only: a random predictor starts with a rank that no trained
+    one keeps, in healthy runs too.
 
     Args:
         interval: iterations between measurements.
-        rank_floor: warn when a rank falls below this share of the run's start.
-        std_floor: the same for the standard deviation.
+        rank_floor: warn when the targets' rank falls below this share of the run's start.
+        std_floor: the same for the targets' standard deviation.
+        prediction_std_floor: the same for the predictions' standard deviation.
         constant_std: predictions with a standard deviation below this are constant, whatever
             the start was.
     """
 
     priority = 'HIGH'
-    names = ('target_std', 'prediction_std', 'target_rank', 'prediction_rank', 'cosine',
-             'loss_over_trivial')
+    names = (
+        'target_std',
+        'prediction_std',
+        'target_rank',
+        'prediction_rank',
+        'cosine',
+        'loss_over_trivial',
+    )
 
     def __init__(
-        self, interval: int = 50, rank_floor: float = 0.3, std_floor: float = 0.3,
+        self,
+        interval: int = 50,
+        rank_floor: float = 0.3,
+        std_floor: float = 0.3,
+        prediction_std_floor: float = 0.1,
         constant_std: float = 0.02,
     ):
         self.interval = interval
         self.rank_floor = rank_floor
         self.std_floor = std_floor
+        self.prediction_std_floor = prediction_std_floor
         self.constant_std = constant_std
         self.start: dict[str, float] | None = None
         self.warnings: list[str] = []
@@ -100,18 +120,22 @@ class CollapseMonitorHook(Hook):
         """Warnings for a measurement, in words."""
         start = self.start or now
         found = []
-        for side in ('target', 'prediction'):
-            rank, std = f'{side}_rank', f'{side}_std'
-            if now[rank] < self.rank_floor * start[rank]:
+        if now['target_rank'] < self.rank_floor * start['target_rank']:
+            found.append(
+                f'targets collapse: effective rank {now["target_rank"]:.1f}, '
+                f'{start["target_rank"]:.1f} at the start of the run'
+            )
+        floors = dict(target=self.std_floor, prediction=self.prediction_std_floor)
+        for side, floor in floors.items():
+            std = now[f'{side}_std'], start[f'{side}_std']
+            if std[0] < floor * std[1]:
                 found.append(
-                    f'{side}s collapse: effective rank {now[rank]:.1f}, {start[rank]:.1f} at the '
-                    'start of the run')
-            if now[std] < self.std_floor * start[std]:
-                found.append(
-                    f'{side}s collapse: standard deviation x sqrt(d) {now[std]:.3f}, '
-                    f'{start[std]:.3f} at the start of the run')
+                    f'{side}s collapse: standard deviation x sqrt(d) {std[0]:.3f}, '
+                    f'{std[1]:.3f} at the start of the run'
+                )
         if now['prediction_std'] < self.constant_std:
             found.append(
                 f'the prediction is constant: standard deviation x sqrt(d) '
-                f'{now["prediction_std"]:.4f}')
+                f'{now["prediction_std"]:.4f}'
+            )
         return found

@@ -19,7 +19,8 @@ class SaveOnSignalHook(Hook):
 
     Schedulers send SIGTERM (slurm also SIGUSR1 by ``--signal``) before they end a job;
     ``--resume auto`` then goes on from there. When distributed, ranks agree every
-    ``sync_interval`` iterations.
+    ``sync_interval`` iterations: that many and the saving must fit into the time that is given
+    (30 s from torchrun).
 
     Args:
         signals: names of the signals.
@@ -28,7 +29,7 @@ class SaveOnSignalHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: tuple[str, ...] = ('SIGTERM', 'SIGUSR1'), sync_interval: int = 10):
+    def __init__(self, signals: tuple[str, ...] = ('SIGTERM', 'SIGUSR1'), sync_interval: int = 5):
         self.signals = [getattr(signal, name) for name in signals]
         self.sync_interval = sync_interval
         self.received: int | None = None

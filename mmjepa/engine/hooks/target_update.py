@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmjepa.engine.schedules import interpolate
 from mmjepa.registry import HOOKS
@@ -16,7 +16,8 @@ def _paired(kind: str, target: Iterable, online: Iterable) -> tuple[list[Tensor]
     if target.keys() != online.keys():
         raise ValueError(
             f'target and context encoder differ in {kind}: '
-            f'{sorted(target.keys() ^ online.keys())[:5]}')
+            f'{sorted(target.keys() ^ online.keys())[:5]}'
+        )
     return list(target.values()), [online[name] for name in target]
 
 
@@ -42,16 +43,16 @@ class TargetUpdateHook(Hook):
     def __init__(self, momentum: tuple[float, float] = (0.996, 1.0), curve: str = 'linear'):
         if not all(0 <= m <= 1 for m in momentum):
             raise ValueError(f'momentum must lie in [0, 1], got {momentum}')
-        interpolate(curve, *momentum, 0.0)
-        self.momentum = tuple(momentum)
+        interpolate(curve, momentum[0], momentum[1], 0.0)
+        self.momentum = (momentum[0], momentum[1])
         self.curve = curve
         self._stepped = False
 
     def momentum_at(self, iteration: int, max_iters: int) -> float:
-        """m used after iteration ``iteration`` (from 0)."""
-        return interpolate(self.curve, *self.momentum, iteration / max_iters)
+        """M used after iteration ``iteration`` (from 0)."""
+        return interpolate(self.curve, self.momentum[0], self.momentum[1], iteration / max_iters)
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
         """Pair the parameters and watch the optimizer.
 
         Args:
@@ -66,10 +67,12 @@ class TargetUpdateHook(Hook):
         if not self._active:
             return
         self._target, self._online = _paired(
-            'parameters', target.encoder.named_parameters(), model.encoder.named_parameters())
+            'parameters', target.encoder.named_parameters(), model.encoder.named_parameters()
+        )
         self._buffer_policy = target.buffer_policy
         self._target_buffers, self._online_buffers = _paired(
-            'buffers', target.encoder.named_buffers(), model.encoder.named_buffers())
+            'buffers', target.encoder.named_buffers(), model.encoder.named_buffers()
+        )
         optimizer.register_step_post_hook(self._on_step)
         target.has_updater = True
 
@@ -88,7 +91,8 @@ class TargetUpdateHook(Hook):
         torch._foreach_lerp_(self._target, self._online, 1 - momentum)
         for target, online in zip(self._target_buffers, self._online_buffers, strict=True):
             if self._buffer_policy == 'copy' or (
-                    self._buffer_policy == 'ema' and not target.is_floating_point()):
+                self._buffer_policy == 'ema' and not target.is_floating_point()
+            ):
                 target.copy_(online)
             elif self._buffer_policy == 'ema':
                 target.lerp_(online, 1 - momentum)

@@ -73,7 +73,7 @@ class BEVProbeSettings:
     max_val_frames: int | None = None
     calibration_frames: int = 200
     batch_size: int = 2
-    equal_classes: bool = False
+    equal_classes: bool = True
     standardise: bool = False
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
 

@@ -138,9 +138,7 @@ class SparseVoxelEncoder(nn.Module):
                 )
             else:
                 layers.append(
-                    self._block(
-                        SubMConv3d(width, out, 3, f'subm{i + 1}', backend=self.backend)
-                    )
+                    self._block(SubMConv3d(width, out, 3, f'subm{i + 1}', backend=self.backend))
                 )
             width = out
         return layers, width

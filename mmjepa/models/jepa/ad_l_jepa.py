@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmjepa.models.layers.rows import fill_map, gather_rows
 from mmjepa.models.masks import BEVMasks
+from mmjepa.models.targets import TargetEncoder
 from mmjepa.registry import MODELS
 
 from .base import BaseJEPA
@@ -46,7 +47,7 @@ class ADLJEPA(BaseJEPA):
     def __init__(
         self,
         encoder: dict | nn.Module,
-        target: dict | nn.Module,
+        target: dict | TargetEncoder,
         predictor: dict | nn.Module,
         mask_generator: dict | Any | None = None,
         loss: dict | nn.Module | None = None,
@@ -59,7 +60,8 @@ class ADLJEPA(BaseJEPA):
             encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
             predictor = dict(predictor, channels=encoder.out_channels)
         super().__init__(
-            encoder, target, predictor, mask_generator, loss, data_preprocessor, init_cfg)
+            encoder, target, predictor, mask_generator, loss, data_preprocessor, init_cfg
+        )
         channels = self.encoder.out_channels
         self.use_empty_token = empty_token
         self.mask_token = nn.Parameter(torch.randn(1, channels), requires_grad=train_tokens)
@@ -81,14 +83,18 @@ class ADLJEPA(BaseJEPA):
         batch_size, (h, w) = inputs['batch_size'], self.encoder.bev_shape
         seen = masks.visible_voxels
         sparse = self.encoder.forward_sparse(
-            inputs['feats'][seen], inputs['coors'][seen], batch_size)
+            inputs['feats'][seen], inputs['coors'][seen], batch_size
+        )
         rows = F.normalize(self.encoder.bev_rows(sparse, masks.visible_occupied).float(), dim=1)
         empty = F.normalize(self.empty_token, dim=1)
         if not self.use_empty_token:
             empty = torch.zeros_like(empty)
         tokens = torch.cat([empty, F.normalize(self.mask_token, dim=1)])
-        dtype = torch.get_autocast_dtype(rows.device.type) \
-            if torch.is_autocast_enabled(rows.device.type) else rows.dtype
+        dtype = (
+            torch.get_autocast_dtype(rows.device.type)
+            if torch.is_autocast_enabled(rows.device.type)
+            else rows.dtype
+        )
         is_masked = (masks.classes.view(-1) & 1).long()
         filled = fill_map(rows, tokens, masks.visible_occupied, is_masked, dtype)
         return rows, filled.view(batch_size, h, w, -1).permute(0, 3, 1, 2)
@@ -97,17 +103,21 @@ class ADLJEPA(BaseJEPA):
         """Unit targets (n_TO, C) from the hidden voxels alone."""
         hidden = masks.masked_voxels
         sparse = self.target(
-            self.encoder, inputs['feats'][hidden], inputs['coors'][hidden],
-            inputs['batch_size'], method='forward_sparse')
+            self.encoder,
+            inputs['feats'][hidden],
+            inputs['coors'][hidden],
+            inputs['batch_size'],
+            method='forward_sparse',
+        )
         with torch.set_grad_enabled(self.target.policy == 'online_grad'):
-            return F.normalize(
-                self.encoder.bev_rows(sparse, masks.masked_occupied).float(), dim=1)
+            return F.normalize(self.encoder.bev_rows(sparse, masks.masked_occupied).float(), dim=1)
 
     def loss(self, inputs: dict, data_samples: list | None = None) -> dict[str, Tensor]:
         """Losses of one batch of voxels.
 
         Args:
-            inputs: ``feats`` (M, F), ``coors`` (M, 4) as b, z, y, x, ``batch_size``, ``seeds`` (B,).
+            inputs: ``feats`` (M, F), ``coors`` (M, 4) as b, z, y, x, ``batch_size`` and
+                ``seeds`` (B,).
             data_samples: unused; never labels.
         """
         masks = self._masks(inputs)
@@ -125,7 +135,8 @@ class ADLJEPA(BaseJEPA):
             target_occupied=target,
             predicted_empty=gather_rows(prediction, masks.masked_empty),
             target_empty=F.normalize(self.empty_token.detach(), dim=1),
-            batch_size=inputs['batch_size'])
+            batch_size=inputs['batch_size'],
+        )
         losses.update({k: v for k, v in inputs.items() if k.startswith('dropped_')})
         return losses
 
@@ -144,5 +155,9 @@ class ADLJEPA(BaseJEPA):
         target[masks.masked_occupied] = self._target_rows(inputs, masks)
         target[masks.masked_empty] = F.normalize(self.empty_token, dim=1)
         target = target.view(*masks.classes.shape, -1).permute(0, 3, 1, 2)
-        return dict(mask_classes=masks.classes, context=context.float(), prediction=prediction,
-                    target=target)
+        return dict(
+            mask_classes=masks.classes,
+            context=context.float(),
+            prediction=prediction,
+            target=target,
+        )

@@ -65,9 +65,7 @@ class BaseJEPA(BaseModel):
         super().init_weights()
         self.target.sync(self.encoder)
 
-    def forward(
-        self, inputs: Any, data_samples: list | None = None, mode: str = 'tensor'
-    ) -> Any:
+    def forward(self, inputs: Any, data_samples: list | None = None, mode: str = 'tensor') -> Any:
         """MMEngine's entry.
 
         Args:
@@ -83,7 +81,8 @@ class BaseJEPA(BaseModel):
             if self.target.moves and not self.target.has_updater:
                 raise RuntimeError(
                     f'{type(self).__name__} has an EMA target but no TargetUpdateHook moves it: '
-                    "add dict(type='TargetUpdateHook') to custom_hooks")
+                    "add dict(type='TargetUpdateHook') to custom_hooks"
+                )
             return self.loss(inputs, data_samples)
         if mode in ('tensor', 'predict'):
             return self.extract_feat(inputs)
@@ -93,7 +92,8 @@ class BaseJEPA(BaseModel):
         """The mask generator, or a clear error."""
         if self.mask_generator is None:
             raise RuntimeError(
-                f'{type(self).__name__} trains on masked inputs: give it a mask_generator')
+                f'{type(self).__name__} trains on masked inputs: give it a mask_generator'
+            )
         return self.mask_generator
 
     @abstractmethod
@@ -116,7 +116,8 @@ class BaseJEPA(BaseModel):
             stride = -(-len(target) // max_rows) or 1
             self.captured = dict(
                 target=target[::stride].detach().float(),
-                prediction=prediction[::stride].detach().float())
+                prediction=prediction[::stride].detach().float(),
+            )
 
     @torch.no_grad()
     def monitor_distance(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class _FillMap(torch.autograd.Function):
         (grad,) = grads
         index, token_id = ctx.saved_tensors
         # one-hot product instead of index_add: thousands of cells fall on two token rows
-        member = torch.zeros(ctx.token_shape[0], len(token_id), dtype=grad.dtype,
-                             device=grad.device)
+        member = torch.zeros(
+            ctx.token_shape[0], len(token_id), dtype=grad.dtype, device=grad.device
+        )
         member.scatter_(0, token_id[None], 1.0).index_fill_(1, index, 0.0)
         return (grad.index_select(0, index).float(), (member @ grad).float(), None, None, None)
 

@@ -8,7 +8,7 @@ of atomic additions.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _KEY_LIMIT = 2**62
-# On CPU 2**13 target rows are summed at once, which keeps their products in the cache
-_BLOCK_BITS = 13
+# On CPU the target rows are cut into blocks of about this many numbers (rows times channels),
+# whose products, about a dozen a row, then stay in the cache
+_BLOCK_NUMBERS = 2**17
 
 
 class _Block(NamedTuple):
@@ -44,30 +45,23 @@ class Rulebook:
         forward: blocks with outputs as targets and inputs as sources.
         num_out: output rows.
         centre: for a submanifold convolution the tap that maps each row to itself, in no block;
-            its forward blocks serve backward with the taps counted from the other end.
-        pairs: for a strided one (tap, output row, input row) of each pair and the numbers of
-            taps and of input rows, from which the backward blocks are made when needed.
+            its forward blocks serve backward with the taps counted from the other end. For a
+            strided one a function that makes the backward blocks, called if they are needed.
     """
 
     def __init__(
-        self,
-        forward: list[_Block],
-        num_out: int,
-        centre: int | None = None,
-        pairs: tuple[Tensor, Tensor, Tensor, int, int] | None = None,
+        self, forward: list[_Block], num_out: int, centre: int | Callable[[], list[_Block]]
     ) -> None:
         self.forward = forward
         self.num_out = num_out
-        self.centre = centre
-        self._pairs = pairs
-        self._backward = forward if pairs is None else None
+        self.centre = centre if isinstance(centre, int) else None
+        self._backward = forward if isinstance(centre, int) else centre
 
     @property
     def backward(self) -> list[_Block]:
         """Blocks with inputs as targets and outputs as sources."""
-        if self._backward is None:
-            assert self._pairs is not None
-            self._backward = _blocks(*self._pairs)
+        if callable(self._backward):
+            self._backward = self._backward()
         return self._backward
 
 
@@ -82,20 +76,23 @@ def _strides(sizes: Sequence[int]) -> list[int]:
 
 
 def _blocks(
-    tap: Tensor, source: Tensor, target: Tensor, num_taps: int, num_targets: int
+    pairs: tuple[Tensor, Tensor, Tensor], num_taps: int, num_targets: int, channels: int
 ) -> list[_Block]:
-    """Sorts pairs (P,) of rows by block of target rows, tap and target."""
-    row_bits = _BLOCK_BITS if tap.device.type == 'cpu' else max(num_targets - 1, 1).bit_length()
+    """Sorts pairs (tap, source, target), (P,) each in the order of targets, by block and tap."""
+    tap, source, target = (part.int() for part in pairs)  # sorts in half the time of int64
+    row_bits = max(num_targets - 1, 1).bit_length()
+    if not tap.is_cuda:
+        row_bits = min(row_bits, max(_BLOCK_NUMBERS // channels, 256).bit_length() - 1)
     tap_bits = (num_taps - 1).bit_length()
     count = (num_targets - 1 >> row_bits) + 1
     if count << row_bits + tap_bits >= 2**31:
         raise ValueError(f'{num_targets} rows times {num_taps} taps are too many for a rulebook')
-    tap, source, target = tap.int(), source.int(), target.int()  # half the time of int64
     group = (target >> row_bits << tap_bits) + tap
     key, place = torch.sort((group << row_bits) + (target & (1 << row_bits) - 1))
-    source, target = source.index_select(0, place), target.index_select(0, place)
-    order = torch.sort(target, stable=True)[1].int()
     pointers = F.pad(torch.bincount(target, minlength=num_targets).cumsum(0), (1, 0)).int()
+    order = torch.empty_like(tap)
+    order[place] = torch.arange(len(tap), dtype=torch.int32, device=tap.device)
+    source, target = source.index_select(0, place), target.index_select(0, place)
     groups = torch.bincount(key >> row_bits, minlength=count << tap_bits)
     blocks, start = [], 0
     for i, sizes in enumerate(groups.view(count, -1).tolist()):
@@ -117,8 +114,17 @@ def _blocks(
     return blocks
 
 
+def _number(cells: Tensor, strides: Sequence[int]) -> Tensor:
+    batch, z, y, x = cells.long().unbind(1)
+    return batch * strides[0] + z * strides[1] + y * strides[2] + x * strides[3]
+
+
 def submanifold_rules(
-    indices: Tensor, batch_size: int, spatial_shape: Sequence[int], kernel_size: Sequence[int]
+    indices: Tensor,
+    batch_size: int,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    channels: int = 64,
 ) -> Rulebook:
     """Rules of a submanifold convolution (odd kernel, stride 1, outputs = inputs).
 
@@ -127,18 +133,17 @@ def submanifold_rules(
         batch_size: number of samples B.
         spatial_shape: D, H, W of the grid.
         kernel_size: odd sizes kd, kh, kw.
+        channels: of the widest features to come; sets the size of the blocks, nothing else.
 
     Raises:
         ValueError: B * D * H * W does not fit int64 keys.
     """
-    num = indices.shape[0]
-    depth, height, width = kernel_size
+    num, (depth, height, width) = len(indices), kernel_size
     # the margin keeps a neighbour beyond one row's end from being the next row's first cell
     margins = [size + k // 2 for size, k in zip(spatial_shape, kernel_size, strict=True)]
     strides = _strides([batch_size, *margins])
-    keys = _number(indices.long(), strides)
-    rows = None
-    if keys.is_cuda or bool((keys[1:] <= keys[:-1]).any()):  # on CUDA the look costs more
+    keys, rows = _number(indices, strides), None
+    if keys.is_cuda or bool((keys[1:] <= keys[:-1]).any()):  # on CUDA a look costs more
         keys, rows = torch.sort(keys)
     ended = F.pad(keys, (0, 1), value=_KEY_LIMIT)
     volume = depth * height * width
@@ -155,17 +160,15 @@ def submanifold_rules(
             place, wanted = place + hit, wanted + 1
     flat = torch.cat(hits).nonzero().view(-1)
     half = torch.div(flat, num, rounding_mode='floor')
-    source, target = torch.cat(places).index_select(0, flat), flat - half * num
+    first, second = flat - half * num, torch.cat(places).index_select(0, flat)
     if rows is not None:
-        source, target = rows[source], rows[target]
-    # source -> target under a tap is target -> source under the mirrored one
+        first, second = rows[first], rows[second]
+    # the second row feeds the first under a tap, the first the second under the mirrored tap
     tap = torch.cat([volume // 2 + 1 + half, volume // 2 - 1 - half])
-    pairs = torch.cat([source, target]), torch.cat([target, source])
-    return Rulebook(_blocks(tap, *pairs, volume, num), num, volume // 2)
-
-
-def _number(cells: Tensor, strides: Sequence[int]) -> Tensor:
-    return sum(column * step for column, step in zip(cells.unbind(1), strides, strict=True))
+    target, order = torch.sort(torch.cat([first, second]).int())
+    source = torch.cat([second, first]).index_select(0, order)
+    pairs = (tap.index_select(0, order), source, target)
+    return Rulebook(_blocks(pairs, volume, num, channels), num, volume // 2)
 
 
 def strided_rules(
@@ -176,6 +179,7 @@ def strided_rules(
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
+    channels: int = 64,
 ) -> tuple[Tensor, Rulebook]:
     """Rules of a strided convolution: an output is active where any input meets its window.
 
@@ -187,6 +191,7 @@ def strided_rules(
         kernel_size: kd, kh, kw.
         stride: sz, sy, sx.
         padding: pz, py, px.
+        channels: of the widest features to come; sets the size of the blocks, nothing else.
 
     Returns:
         (N_out, 4) int32 coordinates of the outputs, sorted, and the rules.
@@ -195,27 +200,35 @@ def strided_rules(
         ValueError: the output grid does not fit int64 keys.
     """
     strides = _strides([batch_size, *out_shape])
-    cells, num = indices.long(), len(indices)
-    key = cells[None, :, 0] * strides[0]
+    cells = indices.long()
+    key = cells[:, :1] * strides[0]
     valid = torch.ones_like(key, dtype=torch.bool)
     for axis in range(3):
-        tap = torch.arange(kernel_size[axis], device=indices.device)[:, None]
-        moved = cells[:, axis + 1] + (padding[axis] - tap)
+        tap = torch.arange(kernel_size[axis], device=indices.device)
+        moved = cells[:, axis + 1, None] + (padding[axis] - tap)
         place = torch.div(moved, stride[axis], rounding_mode='floor')
         fits = (place * stride[axis] == moved) & (place >= 0) & (place < out_shape[axis])
-        key = (key[:, None] + place * strides[axis + 1]).flatten(0, 1)
-        valid = (valid[:, None] & fits).flatten(0, 1)
+        key = (key[:, :, None] + (place * strides[axis + 1])[:, None]).flatten(1)
+        valid = (valid[:, :, None] & fits[:, None]).flatten(1)
+    num, volume = valid.shape
     flat = valid.view(-1).nonzero().view(-1)
-    tap = torch.div(flat, num, rounding_mode='floor')
-    source = flat - tap * num
-    key = key.view(-1).index_select(0, flat)
-    out_keys, target = torch.unique(key, return_inverse=True)
+    in_rows = torch.div(flat, volume, rounding_mode='floor')
+    tap = flat - in_rows * volume
+    sorted_keys, order = torch.sort(key.view(-1).index_select(0, flat))
+    out_keys, sorted_rows = torch.unique_consecutive(sorted_keys, return_inverse=True)
+    out_rows = torch.empty_like(order)
+    out_rows[order] = sorted_rows
+    to_outputs = (tap.index_select(0, order), in_rows.index_select(0, order), sorted_rows)
+    to_inputs = (tap, out_rows, in_rows)
+    rules = Rulebook(
+        _blocks(to_outputs, volume, len(out_keys), channels),
+        len(out_keys),
+        lambda: _blocks(to_inputs, volume, num, channels),
+    )
     columns, rest = [], out_keys
     for step in strides:
         columns.append(torch.div(rest, step, rounding_mode='floor'))
         rest = rest - columns[-1] * step
-    forward = _blocks(tap, source, target, len(valid), len(out_keys))
-    rules = Rulebook(forward, len(out_keys), pairs=(tap, target, source, len(valid), num))
     return torch.stack(columns, 1).int(), rules
 
 

@@ -91,9 +91,7 @@ class SparseTensor:
 
     def replace_feature(self, features: Tensor) -> 'SparseTensor':
         """The same cells with other features (N, C')."""
-        return SparseTensor(
-            features, self.indices, self.spatial_shape, self.batch_size, self.rules
-        )
+        return SparseTensor(features, self.indices, self.spatial_shape, self.batch_size, self.rules)
 
     def cell_numbers(self) -> Tensor:
         """(N,) int64 number of each active cell: ((b * D + z) * H + y) * W + x."""
@@ -168,7 +166,7 @@ class _SparseConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """spconv's default: kaiming-uniform with a = sqrt(5) over fan_in = in * kernel volume."""
+        """Spconv's default: kaiming-uniform with a = sqrt(5) over fan_in = in * kernel volume."""
         bound = 1 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -248,9 +246,7 @@ class SubMConv3d(_SparseConv):
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(f'a submanifold convolution needs an odd kernel, got {kernel}')
         padding = [size // 2 for size in kernel]
-        super().__init__(
-            in_channels, out_channels, kernel, 1, padding, bias, indice_key, backend
-        )
+        super().__init__(in_channels, out_channels, kernel, 1, padding, bias, indice_key, backend)
 
 
 class SparseConv3d(_SparseConv):
@@ -376,10 +372,12 @@ def _rulebook_forward(
     conv: _SparseConv, x: SparseTensor, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     def build() -> tuple[Tensor, Rulebook]:
-        geometry = (x.indices, x.batch_size, x.spatial_shape)
+        grid = (x.indices, x.batch_size, x.spatial_shape)
+        width = max(conv.in_channels, conv.out_channels)
         if conv.submanifold:
-            return x.indices, submanifold_rules(*geometry, conv.kernel_size)
-        return strided_rules(*geometry, shape, conv.kernel_size, conv.stride, conv.padding)
+            return x.indices, submanifold_rules(*grid, conv.kernel_size, width)
+        window = (conv.kernel_size, conv.stride, conv.padding)
+        return strided_rules(*grid, shape, *window, width)
 
     indices, rules = _shared_rules(conv, x, 'rulebook', build)
     return rulebook_conv(x.features, conv.weight, rules), indices

@@ -81,18 +81,23 @@ class BEVJEPALoss(nn.Module):
         occupied = cosine_distance(unit_occupied, target_occupied).sum()
         empty = cosine_distance(predicted_empty, target_empty).sum()
         hinge_context, valid_context = variance_hinge(
-            context_rows, context_sample, batch_size, gamma, self.eps)
+            context_rows, context_sample, batch_size, gamma, self.eps
+        )
         hinge_prediction, valid_prediction = variance_hinge(
-            unit_occupied, occupied_sample, batch_size, gamma, self.eps)
+            unit_occupied, occupied_sample, batch_size, gamma, self.eps
+        )
 
-        local = torch.stack([
-            occupied.new_full((), len(predicted_occupied)),
-            occupied.new_full((), len(predicted_empty)),
-            valid_context.sum().to(occupied.dtype),
-            valid_prediction.sum().to(occupied.dtype),
-        ])
+        local = torch.stack(
+            [
+                occupied.new_full((), len(predicted_occupied)),
+                occupied.new_full((), len(predicted_empty)),
+                valid_context.sum().to(occupied.dtype),
+                valid_prediction.sum().to(occupied.dtype),
+            ]
+        )
         n_occupied, n_empty, n_context, n_prediction = global_denominators(
-            local, self.reduce_denominators)
+            local, self.reduce_denominators
+        )
         if self.pool_cells:
             n_pooled = global_denominators(local[0] + local[1], self.reduce_denominators)
             loss_occupied, loss_empty = occupied / n_pooled, empty / n_pooled

@@ -1,4 +1,4 @@
-"""BEV-guided masking of occupied and empty cells (AD-L-JEPA, arXiv 2501.04969, section 'masking')."""
+"""BEV-guided masking of occupied and empty cells (AD-L-JEPA, arXiv 2501.04969)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -144,9 +144,17 @@ class BEVMaskGenerator:
         # one sort each and one host read for all sizes, instead of a nonzero() per class
         order = classes.view(-1).sort(stable=True).indices
         voxels = voxel_masked.sort(stable=True).indices
-        sizes = torch.cat(
-            [torch.bincount(classes.view(-1), minlength=4), voxel_masked.sum(dtype=torch.long)[None]]
-        ).tolist()
+        # comparisons, since bincount waits for the device to learn its length
+        counted = classes.view(-1, 1) == torch.arange(4, dtype=torch.uint8, device=cells.device)
+        sizes = torch.cat([counted.sum(0), voxel_masked.sum(dtype=torch.long)[None]]).tolist()
         parts = order.split(sizes[:4])
         n_visible = len(cells) - sizes[4]
-        return BEVMasks(classes, *parts, voxels[:n_visible], voxels[n_visible:])
+        return BEVMasks(
+            classes,
+            visible_occupied=parts[0],
+            masked_occupied=parts[1],
+            visible_empty=parts[2],
+            masked_empty=parts[3],
+            visible_voxels=voxels[:n_visible],
+            masked_voxels=voxels[n_visible:],
+        )

@@ -52,4 +52,3 @@ class BEVConvPredictor(nn.Sequential):
     def forward(self, bev: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         return super().forward(bev)
-

@@ -54,13 +54,22 @@ class VoxelPreprocessor(JEPAPreprocessor):
         inputs = data['inputs']
         points = inputs.pop('points')
         cap = self.max_voxels[0 if training else 1]
-        if self.max_voxels_whole and not all(
-                s.get('fov_cropped') for s in data['data_samples']):
+        if self.max_voxels_whole and not all(s.get('fov_cropped') for s in data['data_samples']):
             cap = self.max_voxels_whole
         voxels = hard_voxelize_mean(
-            points, inputs['seeds'], self.point_cloud_range, self.voxel_size, self.max_points,
-            cap, self.drop)
+            points,
+            inputs['seeds'],
+            self.point_cloud_range,
+            self.voxel_size,
+            self.max_points,
+            cap,
+            self.drop,
+        )
         inputs.update(
-            feats=voxels.feats, coors=voxels.coors, batch_size=len(points),
-            dropped_points=voxels.dropped_points, dropped_voxels=voxels.dropped_voxels)
+            feats=voxels.feats,
+            coors=voxels.coors,
+            batch_size=len(points),
+            dropped_points=voxels.dropped_points,
+            dropped_voxels=voxels.dropped_voxels,
+        )
         return data

@@ -58,7 +58,9 @@ class TargetEncoder(nn.Module):
         if policy == 'online_grad':
             warnings.warn(
                 "policy='online_grad' lets the gradient through the target: a negative control "
-                'that collapses, not a way to train', stacklevel=2)
+                'that collapses, not a way to train',
+                stacklevel=2,
+            )
         self.policy = policy
         self.mode = mode
         self.buffer_policy = buffers

@@ -1,0 +1,72 @@
+"""Probe accuracy during pre-training, and the best checkpoint by it."""
+
+import os
+import os.path as osp
+from typing import Any
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+
+from mmjepa.engine.checkpoint import atomic_save
+from mmjepa.registry import HOOKS
+
+
+@HOOKS.register_module()
+class OnlineBEVProbeHook(Hook):
+    """Runs the BEV-cell probe of ``tools/probe.py`` every few epochs on the current weights.
+
+    Needs labelled frames and their splits; training itself never sees a label. The result is
+    logged as ``probe/<protocol>`` and handed to the checkpoint hook, so that
+    ``save_best='probe/knn', rule='greater'`` keeps the best checkpoint.
+
+    Args:
+        interval: epochs between probes.
+        data_root: labelled KITTI folder; None: the training data's.
+        settings: of ``BEVProbeSettings`` (protocols, max_train_frames, ...).
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(
+        self, interval: int = 1, data_root: str | None = None, settings: dict | None = None
+    ):
+        self.interval = interval
+        self.data_root = data_root
+        self.settings = dict(settings or {})
+
+    def after_train_epoch(self, runner: Any, metrics: dict | None = None) -> None:
+        """Probe, log, tell the checkpoint hook."""
+        if not self.every_n_epochs(runner, self.interval):
+            return
+        found = [self._probe(runner) if is_main_process() else {}]
+        broadcast_object_list(found)
+        measured = found[0]
+        text = '  '.join(f'{name}: {value:.4f}' for name, value in measured.items())
+        runner.logger.info(f'epoch {runner.epoch + 1}: {text}')
+        for name, value in measured.items():
+            runner.message_hub.update_scalar(f'val/{name}', value)
+        runner.visualizer.add_scalars(measured, step=runner.iter)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.after_val_epoch(runner, dict(measured))
+
+    def _probe(self, runner: Any) -> dict[str, float]:
+        from mmjepa.evaluation.probes import BEVProbeSettings, probe_bev_cells
+
+        # the tool's own path, through a file: what is measured here is what it would measure
+        path = osp.join(runner.work_dir, f'probe_{os.getpid()}.pth')
+        atomic_save(dict(state_dict=runner.bare_model.state_dict()), path)
+        try:
+            results = probe_bev_cells(
+                runner.cfg,
+                path,
+                BEVProbeSettings(**{'arms': ('checkpoint',), **self.settings}),
+                device=next(runner.bare_model.parameters()).device,
+                data_root=self.data_root,
+            )
+        finally:
+            os.remove(path)
+        return {
+            f'probe/{protocol}': arms['checkpoint']['mean']
+            for protocol, arms in results['protocols'].items()
+        }
