@@ -99,7 +99,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.amp:
         set_amp(cfg, args.amp)
     if args.auto_scale_lr:
-        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise ConfigError(
                 f'--auto-scale-lr: {args.config} has no auto_scale_lr=dict(base_batch_size=...)'
             )

@@ -14,7 +14,7 @@ from torch import Tensor
 Sweep = str | Path | NDArray[Any] | Tensor
 
 # transforms that change what is seen at random; they belong to training only
-_AUGMENTATIONS = ('GlobalRotScale', 'PointShuffle')
+_AUGMENTATIONS = ('GTSampling', 'GlobalRotScale', 'PointShuffle')
 # transforms that need a file
 _FILE_TRANSFORMS = ('LoadPoints', 'CropToCameraView')
 

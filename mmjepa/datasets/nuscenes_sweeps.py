@@ -8,7 +8,6 @@ Source: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", 
 
 import io
 import json
-import logging
 import os
 import zipfile
 from pathlib import Path
@@ -92,30 +91,28 @@ class NuScenesSweeps:
 
         Args:
             split: 'train', 'val' or 'test' of the official scenes (their mini counterparts in
-                v1.0-mini); None for all key frames. Without nuscenes-devkit, which holds the list
-                of scenes, the split cannot be told: all key frames, with a warning.
+                v1.0-mini); None for all key frames.
 
         Raises:
+            ImportError: nuscenes-devkit, which holds the list of scenes, isn't installed.
             ValueError: no such split.
         """
         keep = self.key_frames.copy()
         if split is not None:
             try:
                 from nuscenes.utils.splits import create_splits_scenes
-            except ImportError:
-                print_log(
-                    f'{self.root}: split {split!r} cannot be told without nuscenes-devkit (pip '
-                    'install nuscenes-devkit, needs numpy < 2); ALL key frames are used, '
-                    'validation scenes included',
-                    logger='current',
-                    level=logging.WARNING,
-                )
-            else:
-                splits = create_splits_scenes()
-                name = f'mini_{split}' if self.version.endswith('mini') else split
-                if name not in splits:
-                    raise ValueError(f'nuScenes has no split {name!r}, only {sorted(splits)}')
-                keep &= np.isin(self.scenes, splits[name])
+            except ImportError as error:
+                raise ImportError(
+                    f'{self.root}: the scenes of the split {split!r} are listed in '
+                    f"nuscenes-devkit, which does not import ({error}): pip install 'mmjepa[mm3d]' "
+                    'or nuscenes-devkit (it needs numpy < 2). split=None reads every key frame, '
+                    'validation scenes included'
+                ) from None
+            splits = create_splits_scenes()
+            name = f'mini_{split}' if self.version.endswith('mini') else split
+            if name not in splits:
+                raise ValueError(f'nuScenes has no split {name!r}, only {sorted(splits)}')
+            keep &= np.isin(self.scenes, splits[name])
         return [self.paths[i] for i in np.flatnonzero(keep)]
 
     def history(self, path: PathLike, count: int) -> list[tuple[str, NDArray[np.float64], float]]:

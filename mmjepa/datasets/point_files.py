@@ -223,12 +223,16 @@ def _read_raw(path: PathLike, load_dim: int, check_dim: bool) -> Points:
 def _read_npy(path: PathLike) -> Points:
     try:
         points = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy's header parser lets its tokenizer's errors out, too
         raise BadSampleError(
             path,
             f'not a readable .npy array ({error})',
             'Save it with numpy.save, as (N, F) floats',
         ) from None
+    if not isinstance(points, np.ndarray):
+        raise BadSampleError(path, 'a .npz archive', 'Save the sweep with numpy.save, as (N, F)')
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in 'fiu':
         raise BadSampleError(
             path,
@@ -244,9 +248,14 @@ def _read_pcd(path: PathLike) -> Points:
     """Point Cloud Library files, version .7: ascii, binary or binary_compressed."""
     data = Path(path).read_bytes()
     header, body = _pcd_header(path, data)
-    names, dtype = _pcd_dtype(path, header)
-    count = int(header['POINTS'][0])
-    encoding = header['DATA'][0].lower()
+    try:
+        names, dtype = _pcd_dtype(header)
+        count = int(header['POINTS'][0])
+        encoding = header['DATA'][0].lower()
+        if count < 0 or encoding not in ('ascii', 'binary', 'binary_compressed'):
+            raise ValueError(f'POINTS {count}, DATA {encoding}')
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadSampleError(path, f'damaged PCD header ({error})', 'Write it again') from None
     try:
         if encoding == 'ascii':
             rows = np.array(data[body:].split(), dtype=np.float64).reshape(count, -1)
@@ -266,7 +275,7 @@ def _read_pcd(path: PathLike) -> Points:
             for name in dtype.names or ():  # compressed files are column after column
                 columns[name] = np.frombuffer(raw, dtype[name], count, offset)
                 offset += dtype[name].itemsize * count
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError, MemoryError) as error:
         raise BadSampleError(
             path, f'truncated or damaged .pcd data ({error})', 'Fetch or write the file again'
         ) from None
@@ -293,21 +302,31 @@ def _pcd_header(path: PathLike, data: bytes) -> tuple[dict[str, list[str]], int]
     return header, position
 
 
-def _pcd_dtype(path: PathLike, header: dict[str, list[str]]) -> tuple[list[str], np.dtype[Any]]:
-    """Columns to read (x, y, z, intensity, then other scalars), and the record type of a point."""
+def _pcd_dtype(header: dict[str, list[str]]) -> tuple[list[str], np.dtype[Any]]:
+    """Columns to read (x, y, z, intensity, then other scalars), and the record type of a point.
+
+    Raises:
+        ValueError: an entry is unknown or missing.
+    """
     fields = header['FIELDS']
     counts = [int(count) for count in header.get('COUNT', ['1'] * len(fields))]
-    kinds = {'F': 'f', 'I': 'i', 'U': 'u'}
+    lengths = {'SIZE': len(header['SIZE']), 'TYPE': len(header['TYPE']), 'COUNT': len(counts)}
+    if set(lengths.values()) != {len(fields)}:
+        raise ValueError(f'{len(fields)} FIELDS, but entries in {lengths}')
+    kinds = {'F4', 'F8', *(f'{sign}{size}' for sign in 'IU' for size in (1, 2, 4, 8))}
     record: list[tuple[Any, ...]] = []
     scalars = []
     for i, field in enumerate(fields):
         name = field if field not in scalars and field != '_' else f'_{i}'
-        kind = f'<{kinds[header["TYPE"][i].upper()]}{header["SIZE"][i]}'
+        kind = f'{header["TYPE"][i].upper()}{header["SIZE"][i]}'
+        if kind not in kinds or counts[i] < 1:
+            raise ValueError(f'field {field} of type {kind}, count {counts[i]}')
+        kind = f'<{kind.lower()}'
         record.append((name, kind) if counts[i] == 1 else (name, kind, (counts[i],)))
         if counts[i] == 1 and not name.startswith('_') and name not in ('rgb', 'rgba'):
             scalars.append(name)
     if not {'x', 'y', 'z'} <= set(scalars):
-        raise BadSampleError(path, f'no x, y, z among the fields {fields}', 'Write it with them')
+        raise ValueError(f'no x, y, z among the fields {fields}')
     intensity = [name for name in scalars if name.lower() in INTENSITY_NAMES][:1]
     first = ['x', 'y', 'z', *intensity]
     return first + [name for name in scalars if name not in first], np.dtype(record)

@@ -23,6 +23,11 @@ _HINT = (
     '{root}/training/{{velodyne,calib}}; any other folder with {suffixes} sweeps below it will do. '
     'A simulated stand-in: `python tools/create_data.py sim-kitti --out {root} --frames 200`'
 )
+_NO_SPLIT = (
+    '{root}: the sweeps of the split {split!r} cannot be told without the nuScenes tables '
+    '(v1.0-trainval/*.json). Unpack the metadata archive there, or set split=None to read every '
+    'sweep, validation scenes included'
+)
 
 
 @DATASETS.register_module()
@@ -37,18 +42,22 @@ class PointSweepDataset(Dataset):
     Bad sweeps (missing, truncated, empty, wrong dimension, mostly not finite, nothing in range)
     raise :class:`BadSampleError`, or with ``on_error='skip'`` the next good sweep takes the place:
     deterministic, logged, counted in ``skipped`` of this process and listed in the sample's
-    ``data_samples['skipped']``, which a hook can add up over workers.
+    ``data_samples['skipped']``, which ``SkippedSamplesHook`` adds up over workers and ranks.
 
     Args:
         data_root: the folder.
         pipeline: transforms, as configs or callables; ``results`` in, ``results`` out.
-        split: name in ``ImageSets``; None reads every sweep.
+        split: name in ``ImageSets``, or of the official nuScenes scenes, which takes the tables
+            and nuscenes-devkit; None reads every sweep.
         load_dim: values per point in raw files. Default: by suffix (``SUFFIX_DIMS``).
         use_dim: number of leading columns to keep, or the columns. Default: all.
         suffixes: kinds of files to take, among ``SUFFIX_DIMS``. Default: all.
         on_error: 'raise' or 'skip'.
         cache_index: keep the list of files in the cache folder (``$MMJEPA_CACHE``).
-        indices: the first so many sweeps (int), or these (sequence).
+        load_interval: take every n-th sweep of the split, the first one included.
+        indices: the first so many of these sweeps (int), or the ones with these numbers (sequence).
+        download_hint: where the data comes from, for the error when it isn't there. Default:
+            KITTI and its simulated stand-in.
 
     Raises:
         FileNotFoundError: no folder, no split file or no sweep; says what to do.
@@ -65,7 +74,9 @@ class PointSweepDataset(Dataset):
         suffixes: Sequence[str] | None = None,
         on_error: str = 'raise',
         cache_index: bool = True,
+        load_interval: int = 1,
         indices: int | Sequence[int] | None = None,
+        download_hint: str | None = None,
     ) -> None:
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -74,12 +85,18 @@ class PointSweepDataset(Dataset):
             raise ValueError(f'suffixes {unknown} unknown, readable are {list(SUFFIX_DIMS)}')
         if load_dim is not None and load_dim < 3:
             raise ValueError(f'load_dim must be at least 3 (x, y, z), got {load_dim}')
+        if load_interval < 1:
+            raise ValueError(f'load_interval must be at least 1, got {load_interval}')
         self.data_root = Path(data_root)
         self.split = split
         self.load_dim = load_dim
         self.use_dim = use_dim
         self.suffixes = suffixes
         self.on_error = on_error
+        self.load_interval = load_interval
+        self.download_hint = download_hint or _HINT.format(
+            root=data_root, suffixes=', '.join(SUFFIX_DIMS)
+        )
         self.skipped: Counter[str] = Counter()
         self._cache = cache_index
         self.pipeline = [
@@ -163,10 +180,9 @@ class PointSweepDataset(Dataset):
 
     def _find_sweeps(self) -> tuple[str, Sequence[str], str]:
         """The folder scanned, the sweeps below it (relative), and the name of the layout."""
-        hint = _HINT.format(root=self.data_root, suffixes=', '.join(SUFFIX_DIMS))
         if not self.data_root.is_dir():
             kind = 'not a folder' if self.data_root.exists() else 'no such folder'
-            raise FileNotFoundError(f'data_root {self.data_root}: {kind}. {hint}')
+            raise FileNotFoundError(f'data_root {self.data_root}: {kind}. {self.download_hint}')
         root, folder, layout = self._layout()
         if layout == 'nuscenes' and (tables := NuScenesSweeps.find(root)) is not None:
             paths: Sequence[str] = tables.split_paths(self.split)
@@ -184,7 +200,7 @@ class PointSweepDataset(Dataset):
             ) from None
         if not paths:
             kinds = ', '.join(self.suffixes or SUFFIX_DIMS)
-            raise FileNotFoundError(f'{folder}: no sweep ({kinds}) in it. {hint}')
+            raise FileNotFoundError(f'{folder}: no sweep ({kinds}) in it. {self.download_hint}')
         return str(folder), self._obey_split(root, folder, paths, layout), layout
 
     def _layout(self) -> tuple[Path, Path, str]:
@@ -210,13 +226,19 @@ class PointSweepDataset(Dataset):
             return self._log(paths, 'every sweep')
         file = root / 'ImageSets' / f'{self.split}.txt'
         if not file.is_file():
+            if layout == 'nuscenes':
+                raise FileNotFoundError(_NO_SPLIT.format(root=root, split=self.split))
             self._check_unsplit(file, paths)
             return self._log(paths, f'no {file}: every sweep', warn=layout != 'folder')
         entries = read_split(file)
         chosen, missing = select_split(paths, entries)
         self._check_missing(str(file), len(entries), missing, chosen, folder)
         if not chosen:
-            raise FileNotFoundError(f'{file} is empty; it should name a frame or sequence per line')
+            raise FileNotFoundError(
+                f'{file} is empty; it should name a frame or sequence per line. (The Waymo '
+                "converter of mmdet3d fills it from training/image_0/*.jpg: without images, write "
+                'the names in velodyne that begin with 0 for train, 1 for validation, less .bin)'
+            )
         source = f'{file}: {len(entries)} entries'
         if missing:
             source += f', {len(missing)} of them without a sweep'
@@ -256,6 +278,10 @@ class PointSweepDataset(Dataset):
             )
 
     def _log(self, paths: Sequence[str], source: str, warn: bool = False) -> Sequence[str]:
+        """Every ``load_interval``-th of the paths; says what they are."""
+        if self.load_interval > 1:
+            source += f'; one in {self.load_interval} of {len(paths)}'
+            paths = paths[:: self.load_interval]
         kinds = Counter(sweep_suffix(path) for path in paths)
         told = ', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items(), key=str))
         print_log(

@@ -21,13 +21,31 @@ RESOLVED_MARK = '# resolved: every value is written out, nothing is computed fro
 
 # where a component may stand; a type that several of them know may take what any of them takes
 _ROOTS: tuple[Registry, ...] = (
-    registry.MODELS, registry.DATASETS, registry.TRANSFORMS, registry.HOOKS, registry.LOOPS,
-    registry.DATA_SAMPLERS, registry.OPTIM_WRAPPERS, registry.OPTIMIZERS, registry.FUNCTIONS,
-    registry.PARAM_SCHEDULERS, registry.METRICS, registry.VISUALIZERS, registry.VISBACKENDS,
+    registry.MODELS,
+    registry.DATASETS,
+    registry.TRANSFORMS,
+    registry.HOOKS,
+    registry.LOOPS,
+    registry.DATA_SAMPLERS,
+    registry.OPTIM_WRAPPERS,
+    registry.OPTIMIZERS,
+    registry.FUNCTIONS,
+    registry.PARAM_SCHEDULERS,
+    registry.METRICS,
+    registry.VISUALIZERS,
+    registry.VISBACKENDS,
     registry.LOG_PROCESSORS,
 )
-_BUILDER_KEYS = {'type', '_scope_', 'init_cfg', 'priority', '_delete_', 'constructor',
-                 'paramwise_cfg', 'convert_to_iter_based'}
+_BUILDER_KEYS = {
+    'type',
+    '_scope_',
+    'init_cfg',
+    'priority',
+    '_delete_',
+    'constructor',
+    'paramwise_cfg',
+    'convert_to_iter_based',
+}
 
 
 def _arguments(function: Any) -> set[str]:
@@ -35,7 +53,11 @@ def _arguments(function: Any) -> set[str]:
 
 
 _LOADER_KEYS = _arguments(DataLoader.__init__) | {
-    'collate_fn', 'worker_init_fn', 'num_batch_per_epoch', 'disable_subprocess_warning'}
+    'collate_fn',
+    'worker_init_fn',
+    'num_batch_per_epoch',
+    'disable_subprocess_warning',
+}
 # keys of the dicts without a type
 _TYPELESS: dict[str, set[str]] = {
     'train_dataloader': _LOADER_KEYS,
@@ -45,8 +67,14 @@ _TYPELESS: dict[str, set[str]] = {
     'log_processor': _arguments(LogProcessor.__init__),
     'auto_scale_lr': {'enable', 'base_batch_size'},
     'env_cfg': {'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
-    'optim_wrapper.clip_grad': {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach',
-                                'clip_value'},
+    'optim_wrapper.clip_grad': {
+        'type',
+        'max_norm',
+        'norm_type',
+        'error_if_nonfinite',
+        'foreach',
+        'clip_value',
+    },
 }
 
 
@@ -64,7 +92,8 @@ def _nearest(name: str, known: Any, shown: int = 3) -> str:
 
 def _is_dict_display(node: ast.expr) -> bool:
     return isinstance(node, ast.Dict) or (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict')
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict'
+    )
 
 
 class _Assign(mm_config.RemoveAssignFromAST):
@@ -73,39 +102,43 @@ class _Assign(mm_config.RemoveAssignFromAST):
     options: dict[str, Any] = {}
     found: set[str] = set()
 
-    def _option(self, name: str, like: ast.stmt) -> ast.Assign:
+    def _option(self, name: Any, like: ast.stmt) -> ast.Assign:
         self.found.add(name)
         new = ast.parse(f'{name} = {self.options[name]!r}').body[0]
         assert isinstance(new, ast.Assign)
         return ast.fix_missing_locations(ast.copy_location(new, like))
 
-    def visit_Assign(self, node: ast.Assign) -> Any:  # noqa: N802 (ast's name)
+    def visit_Assign(self, node: ast.Assign) -> Any:
         kept = super().visit_Assign(node)
         if not isinstance(kept, ast.Assign) or _is_dict_display(node.value):
             return kept
-        stored = {n.id for target in node.targets for n in ast.walk(target)
-                  if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        stored = {
+            n.id
+            for target in node.targets
+            for n in ast.walk(target)
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
         named = [self._option(name, node) for name in sorted(stored & self.options.keys())]
         # the replaced value isn't computed: it may need what isn't there
         alone = len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
         return named if named and alone else [kept, *named]
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:  # noqa: N802
-        named = isinstance(node.target, ast.Name) and node.target.id in self.options
-        return self._option(node.target.id, node) if named else node
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        name = getattr(node.target, 'id', None)
+        return self._option(name, node) if name in self.options else node
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> Any:  # noqa: N802
-        named = isinstance(node.target, ast.Name) and node.target.id in self.options
-        return self._option(node.target.id, node) if named else node
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        name = getattr(node.target, 'id', None)
+        return self._option(name, node) if name in self.options else node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         return node  # its variables are its own
 
 
 @contextmanager
 def _variables(options: dict[str, Any]) -> Iterator[set[str]]:
     """While active, MMEngine's config reader replaces the named top-level variables."""
-    cls = type('Assign', (_Assign,), dict(options=options, found=set()))
+    cls: Any = type('Assign', (_Assign,), dict(options=options, found=set()))
     old = mm_config.RemoveAssignFromAST
     mm_config.RemoveAssignFromAST = cls
     try:
@@ -153,7 +186,7 @@ def default_work_dir(config: str | Path) -> str:
     """``work_dirs/adl_jepa/kitti`` for ``configs/adl_jepa/kitti.py``."""
     parts = Path(config).with_suffix('').parts
     if 'configs' in parts:
-        parts = parts[len(parts) - parts[::-1].index('configs'):]
+        parts = parts[len(parts) - parts[::-1].index('configs') :]
     else:
         parts = parts[-1:]
     return str(Path('work_dirs', *parts))
@@ -168,12 +201,14 @@ def _check_linked(path: Path, variables: dict[str, Any]) -> None:
         raise ConfigError(
             f'{path} is the resolved copy that a run left: no value follows from {simple[0]} there '
             'any more. Take the original config, or name the value itself '
-            '(e.g. train_dataloader.batch_size)')
+            '(e.g. train_dataloader.batch_size)'
+        )
     if Config._is_lazy_import(str(path)):
         raise ConfigError(
             f'{path} is an import-style config (read_base, or an import statement), where options '
             f'reach no computed value such as those from {simple[0]}. Name the value itself, or '
-            'inherit by _base_ = [...] without imports')
+            'inherit by _base_ = [...] without imports'
+        )
 
 
 def _drop_own_scope(node: Any) -> None:
@@ -201,7 +236,8 @@ def _check_option(config: Config, name: str) -> None:
             if not part.isdigit() or int(part) >= len(node):
                 raise ConfigError(
                     f'option {name}: {place} is a list of {len(node)}, {part!r} is no position '
-                    'in it (from 0)')
+                    'in it (from 0)'
+                )
             node = node[int(part)]
             continue
         if not isinstance(node, dict):
@@ -210,9 +246,10 @@ def _check_option(config: Config, name: str) -> None:
             known = _known_keys(node, place)
             if depth > 0 and (known is None or part in known | _BUILDER_KEYS):
                 return
+            what = f'entry {part!r} in {place}' if depth else f'variable {part!r}'
             raise ConfigError(
-                f'option {name}: no {f"entry {part!r} in {place}" if depth else f"variable {part!r}"}'
-                f'{_nearest(part, set(node) | (known or set()))}')
+                f'option {name}: no {what}{_nearest(part, set(node) | (known or set()))}'
+            )
         node = node[part]
 
 
@@ -245,15 +282,21 @@ def _parameters(node: dict) -> set[str] | None:
 
 def _parameters_of(cls: Any) -> set[str] | None:
     names: set[str] = set()
-    functions = [vars(c)['__init__'] for c in inspect.getmro(cls)
-                 if '__init__' in vars(c) and c is not object] if inspect.isclass(cls) else [cls]
+    functions = (
+        [
+            vars(c)['__init__']
+            for c in inspect.getmro(cls)
+            if '__init__' in vars(c) and c is not object
+        ]
+        if inspect.isclass(cls)
+        else [cls]
+    )
     for function in functions:
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
             return None
-        names |= {p.name for p in parameters
-                  if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names - {'self'}
     return None if functions else set()
@@ -281,7 +324,8 @@ def _check_node(node: Any, place: str, scope: str) -> None:
         for key in node:
             if allowed is not None and key not in allowed | _BUILDER_KEYS:
                 raise ConfigError(
-                    f'{place or "config"}: {what} takes no {key!r}{_nearest(key, allowed)}')
+                    f'{place or "config"}: {what} takes no {key!r}{_nearest(key, allowed)}'
+                )
         for key, value in node.items():
             _check_node(value, f'{place}.{key}' if place else str(key), scope)
     elif isinstance(node, (list, tuple)):

@@ -49,7 +49,8 @@ class JEPATrainLoop(BaseLoop):
         if not hasattr(self.dataloader.batch_sampler, 'start_iteration'):
             raise ValueError(
                 "JEPATrainLoop needs batch_sampler=dict(type='ResumableBatchSampler') in "
-                'train_dataloader')
+                'train_dataloader'
+            )
         self._max_iters = int(max_iters)
         self._max_epochs = -(-self._max_iters // self.epoch_length)
         self._epoch = 0
@@ -106,18 +107,21 @@ class JEPATrainLoop(BaseLoop):
     def run_iter(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
         self.runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
-        outputs = self.runner.model.train_step(
-            data_batch, optim_wrapper=self.runner.optim_wrapper)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
         self.completed = self._iter + 1
         self.runner.call_hook(
-            'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs)
+            'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs
+        )
         self._iter += 1
 
     def _end_epoch(self) -> None:
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-        if (self.runner.val_loop is not None and not self.stop_training
-                and self._epoch >= self.val_begin
-                and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)):
+        if (
+            self.runner.val_loop is not None
+            and not self.stop_training
+            and self._epoch >= self.val_begin
+            and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
+        ):
             with self.runner.outside_training():
                 self.runner.val_loop.run()

@@ -71,7 +71,10 @@ class _JEPAOptim(OptimWrapper):
             print_log(
                 f'resumed at iteration {init_counts}, {init_counts % self._accumulative_counts} '
                 f'iterations into an accumulation over {self._accumulative_counts}, without their '
-                'gradients: the next step is smaller', logger='current', level=logging.WARNING)
+                'gradients: the next step is smaller',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -85,8 +88,9 @@ class JEPAOptimWrapper(_JEPAOptim):
 
     def __init__(self, amp: str | None = None, **kwargs):
         if amp not in (None, 'bf16'):
-            raise ValueError(f"amp must be None or 'bf16', got {amp!r}; fp16 needs "
-                             "type='JEPAFp16OptimWrapper'")
+            raise ValueError(
+                f"amp must be None or 'bf16', got {amp!r}; fp16 needs type='JEPAFp16OptimWrapper'"
+            )
         super().__init__(**kwargs)
         self.amp = amp
 
@@ -94,8 +98,10 @@ class JEPAOptimWrapper(_JEPAOptim):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Gradient synchronisation rules of MMEngine, plus autocast."""
         device = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(
-                device, dtype=torch.bfloat16, enabled=self.amp == 'bf16'):
+        with (
+            super().optim_context(model),
+            torch.autocast(device, dtype=torch.bfloat16, enabled=self.amp == 'bf16'),
+        ):
             yield
 
 

@@ -1,11 +1,13 @@
 """Runner with exact resume, safe and atomic checkpoints, and provenance."""
 
 import json
+import os
 import os.path as osp
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -36,7 +38,7 @@ from .schedules import PhasedScheduler
 
 def rng_state() -> dict[str, Any]:
     """States of all random generators of this process, as plain tensors and numbers."""
-    name, keys, pos, has_gauss, cached = np.random.get_state()
+    name, keys, pos, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (transforms of others draw from it)
     version, internal, gauss = random.getstate()
     return dict(
         torch=torch.get_rng_state(),
@@ -52,7 +54,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
     name, keys, pos, has_gauss, cached = state['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), pos, has_gauss, cached))
+    np.random.set_state(  # noqa: NPY002
+        (name, keys.cpu().numpy().astype(np.uint32), pos, has_gauss, cached)
+    )
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
 
@@ -61,8 +65,13 @@ def _git_hash() -> str:
     root = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
     try:
         text = subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=12'], cwd=root, text=True,
-            capture_output=True, timeout=10, check=True).stdout.strip()
+            ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+            cwd=root,
+            text=True,
+            capture_output=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return 'unknown'
     return text if osp.exists(osp.join(root, '.git')) else 'unknown'
@@ -79,20 +88,34 @@ def provenance() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return dict(
-        mmjepa=__version__, git=_git_hash(), python=sys.version.split()[0], packages=packages,
-        command=sys.argv, device=torch.cuda.get_device_name() if torch.cuda.is_available()
-        else f'cpu ({torch.get_num_threads()} threads)')
+        mmjepa=__version__,
+        git=_git_hash(),
+        python=sys.version.split()[0],
+        packages=packages,
+        command=sys.argv,
+        device=torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f'cpu ({torch.get_num_threads()} threads)',
+    )
 
 
 def _init_worker(then: Any, worker_id: int) -> None:
-    """Leave SIGTERM to the main process, which finishes its iteration and saves.
+    """Let a worker obey SIGTERM from its parent alone.
 
-    Schedulers send it to every process of a job; a dead worker would end the run before that.
-    Workers leave when the main process tells them to, or is gone.
+    Schedulers send it to every process of a job, and a dead worker ends the run before the main
+    process has finished its iteration and saved.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_with_parent, daemon=True).start()
     if then is not None:
         then(worker_id)
+
+
+def _leave_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @RUNNERS.register_module()
@@ -116,12 +139,16 @@ class JEPARunner(Runner):
         Raises:
             RuntimeError: without CUDA, a launcher other than ``'pytorch'``.
         """
-        if self.distributed and not torch.cuda.is_available() \
-                and not torch.distributed.is_initialized():
+        if (
+            self.distributed
+            and not torch.cuda.is_available()
+            and not torch.distributed.is_initialized()
+        ):
             if self.launcher != 'pytorch':
                 raise RuntimeError(
                     f'launcher {self.launcher!r} needs CUDA; on CPU use tools/dist_train.sh '
-                    '(torchrun, gloo)')
+                    '(torchrun, gloo)'
+                )
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
@@ -140,11 +167,13 @@ class JEPARunner(Runner):
 
     def _build_param_scheduler(self, scheduler: Any, optim_wrapper: Any) -> list:
         """As MMEngine, which takes schedules without ``by_epoch`` for epoch-based ones."""
+
         def by_iteration(item: Any) -> Any:
             kind = item.get('type') if isinstance(item, dict) else None
             cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else kind
-            return dict(item, by_epoch=item.get('by_epoch', False)) \
-                if cls is PhasedScheduler else item
+            return (
+                dict(item, by_epoch=item.get('by_epoch', False)) if cls is PhasedScheduler else item
+            )
 
         schedulers = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
         return super()._build_param_scheduler([by_iteration(s) for s in schedulers], optim_wrapper)
@@ -154,23 +183,30 @@ class JEPARunner(Runner):
         accumulate = getattr(optim_wrapper, '_accumulative_counts', 1)
         if auto_scale_lr and auto_scale_lr.get('enable'):
             auto_scale_lr = dict(
-                auto_scale_lr, base_batch_size=auto_scale_lr['base_batch_size'] / accumulate)
+                auto_scale_lr, base_batch_size=auto_scale_lr['base_batch_size'] / accumulate
+            )
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """As MMEngine; on CPU without device ids, which DDP refuses there."""
-        if (self.distributed and get_device() == 'cpu' and model_wrapper_cfg is None
-                and not is_model_wrapper(model)):
+        if (
+            self.distributed
+            and get_device() == 'cpu'
+            and model_wrapper_cfg is None
+            and not is_model_wrapper(model)
+        ):
             if self.cfg.get('sync_bn'):
                 model = convert_sync_batchnorm(model, self.cfg.sync_bn)
             return MMDistributedDataParallel(
-                module=model, broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get('find_unused_parameters', False))
+                module=model,
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            )
         return super().wrap_model(model_wrapper_cfg, model)
 
     @cached_property
     def cfg_text(self) -> str:
-        """The resolved config as text; MMEngine formats it anew each time, for a third of a second."""
+        """The resolved config as text; formatting it takes a third of a second."""
         return self.cfg.pretty_text
 
     @property
@@ -182,8 +218,7 @@ class JEPARunner(Runner):
     def dump_config(self) -> None:
         """Write the resolved config and the provenance into the work dir."""
         name = osp.basename(self.cfg.filename) if self.cfg.filename else f'{self.timestamp}.py'
-        Path(self.work_dir, name).write_text(
-            f'{RESOLVED_MARK}\n{self.cfg_text}', encoding='utf-8')
+        Path(self.work_dir, name).write_text(f'{RESOLVED_MARK}\n{self.cfg_text}', encoding='utf-8')
         text = json.dumps(dict(provenance(), time=self.timestamp), indent=2)
         Path(self.work_dir, 'environment.json').write_text(text + '\n', encoding='utf-8')
 
@@ -201,14 +236,18 @@ class JEPARunner(Runner):
             super().load_or_resume()
 
     def load_checkpoint(
-        self, filename: str, map_location: Any = 'cpu', strict: bool = True,
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = True,
         revise_keys: list = [(r'^module.', '')],  # noqa: B006 (MMEngine's signature)
     ) -> dict:
         """Load weights completely or raise; nothing pickled is executed."""
         checkpoint = load_file(filename, map_location=map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        load_verified(self.bare_model, checkpoint, what=type(self.bare_model).__name__,
-                      logger=self.logger)
+        load_verified(
+            self.bare_model, checkpoint, what=type(self.bare_model).__name__, logger=self.logger
+        )
         self._loaded_meta = checkpoint.get('meta', {})
         self._has_loaded = True
         self.logger.info(f'loaded checkpoint {filename}')
@@ -227,7 +266,8 @@ class JEPARunner(Runner):
                 raise
             raise CheckpointError(
                 f'{filename} holds no {error.args[0]!r}: weights without the state of a training. '
-                "Start from them with --cfg-options load_from=FILE instead of --resume") from None
+                'Start from them with --cfg-options load_from=FILE instead of --resume'
+            ) from None
         sampler = self.train_dataloader.batch_sampler
         data_seed = self._loaded_meta.get('data_seed')
         if data_seed is not None and data_seed != getattr(sampler, 'seed', data_seed):
@@ -237,7 +277,8 @@ class JEPARunner(Runner):
         if states is None or len(states) != self.world_size:
             self.logger.warning(
                 f'{filename} holds RNG states of {len(states or [])} processes, this run has '
-                f'{self.world_size}: the resumed run will not repeat the interrupted one exactly')
+                f'{self.world_size}: the resumed run will not repeat the interrupted one exactly'
+            )
         else:
             self._resumed_rng = states
 
@@ -261,9 +302,15 @@ class JEPARunner(Runner):
             self._training_rng = outer
 
     def save_checkpoint(
-        self, out_dir: str, filename: str, file_client_args: dict | None = None,
-        save_optimizer: bool = True, save_param_scheduler: bool = True,
-        meta: dict | None = None, by_epoch: bool = True, backend_args: dict | None = None,
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
     ) -> None:
         """Write everything that an exact resume needs; every rank must call it.
 
@@ -292,14 +339,22 @@ class JEPARunner(Runner):
             meta.update(epoch=loop.completed // loop.epoch_length, iter=loop.completed)
         meta.update(
             data_seed=getattr(self.train_dataloader.batch_sampler, 'seed', None),
-            cfg=self.cfg_text, seed=self.seed, experiment_name=self.experiment_name,
-            time=time.strftime('%Y%m%d_%H%M%S'), mmengine_version=mmengine.__version__,
-            mmjepa_version=__version__, method=type(self.bare_model).__name__, rng=rng)
+            cfg=self.cfg_text,
+            seed=self.seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime('%Y%m%d_%H%M%S'),
+            mmengine_version=mmengine.__version__,
+            mmjepa_version=__version__,
+            method=type(self.bare_model).__name__,
+            rng=rng,
+        )
         if hasattr(self.train_dataloader.dataset, 'metainfo'):
             meta['dataset_meta'] = self.train_dataloader.dataset.metainfo
         checkpoint: dict[str, Any] = dict(
-            meta=meta, state_dict=self.bare_model.state_dict(),
-            message_hub=self.message_hub.state_dict())
+            meta=meta,
+            state_dict=self.bare_model.state_dict(),
+            message_hub=self.message_hub.state_dict(),
+        )
         if save_optimizer:
             checkpoint['optimizer'] = self.optim_wrapper.state_dict()
             if accumulated is not None:
@@ -351,7 +406,8 @@ def latest_checkpoint(work_dir: str, logger: Any = None) -> Path | None:
     if files:
         raise CheckpointError(
             f'none of the {len(files)} checkpoints in {folder} can be read; move them away to '
-            'start from scratch, or name one with --resume FILE')
+            'start from scratch, or name one with --resume FILE'
+        )
     return None
 
 

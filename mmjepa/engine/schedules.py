@@ -37,9 +37,11 @@ class PhasedScheduler(_ParamScheduler):
 
     One cycle of the learning rate, for example::
 
-        dict(type='PhasedScheduler', param_name='lr', phases=[
-            dict(until=0.4, start=0.1, stop=1.0),
-            dict(until=1.0, start=1.0, stop=1e-5)])
+        dict(
+            type='PhasedScheduler',
+            param_name='lr',
+            phases=[dict(until=0.4, start=0.1, stop=1.0), dict(until=1.0, start=1.0, stop=1e-5)],
+        )
 
     At iteration i of T the phase that contains i / T decides. Nothing but the iteration is state,
     so a resumed run is exact; a run resumed with another T or learning rate follows the new ones.
@@ -85,8 +87,13 @@ class PhasedScheduler(_ParamScheduler):
             relative = param_name in ('lr', 'weight_decay')
         self.relative = relative
         super().__init__(
-            optimizer, 'betas' if self.first_beta else param_name, end=end, by_epoch=False,
-            last_step=last_step, verbose=verbose)
+            optimizer,
+            'betas' if self.first_beta else param_name,
+            end=end,
+            by_epoch=False,
+            last_step=last_step,
+            verbose=verbose,
+        )
 
     def value_at(self, iteration: int) -> float:
         """Factor or value at an iteration."""
@@ -96,7 +103,8 @@ class PhasedScheduler(_ParamScheduler):
             if progress < phase['until'] or phase['until'] == 1:
                 within = (progress - begin) / (phase['until'] - begin)
                 return interpolate(
-                    phase.get('curve', 'cosine'), phase['start'], phase['stop'], within)
+                    phase.get('curve', 'cosine'), phase['start'], phase['stop'], within
+                )
             begin = phase['until']
         raise AssertionError('unreachable: the last phase ends at 1')
 

@@ -15,8 +15,10 @@ from mmjepa.registry import DATASETS, HOOKS, METRICS, MODELS
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = [
-    path for folder in (REPO / 'configs', *(REPO / 'projects').glob('*/configs'))
-    for path in sorted(folder.rglob('*.py')) if '_base_' not in path.parts
+    path
+    for folder in (REPO / 'configs', *(REPO / 'projects').glob('*/configs'))
+    for path in sorted(folder.rglob('*.py'))
+    if '_base_' not in path.parts
 ]
 PRETRAINING = [p for p in FILES if 'downstream' not in p.parts]
 LIDAR = [p for p in PRETRAINING if 'point_cloud_range' in p.read_text()]
@@ -41,10 +43,15 @@ def _leaves(node, place=''):
 
 
 def test_there_are_configs():
-    assert {'configs/adl_jepa/kitti', 'configs/adl_jepa/waymo', 'configs/adl_jepa/nuscenes',
-            'configs/adl_jepa/once'} <= {_name(p) for p in LIDAR}
-    assert set(FILES) == {p for p in (REPO / 'configs').rglob('*.py') if '_base_' not in p.parts} \
-        | set((REPO / 'projects').glob('*/configs/**/*.py'))
+    assert {
+        'configs/adl_jepa/kitti',
+        'configs/adl_jepa/waymo',
+        'configs/adl_jepa/nuscenes',
+        'configs/adl_jepa/once',
+    } <= {_name(p) for p in LIDAR}
+    assert set(FILES) == {
+        p for p in (REPO / 'configs').rglob('*.py') if '_base_' not in p.parts
+    } | set((REPO / 'projects').glob('*/configs/**/*.py'))
 
 
 @each(PRETRAINING)
@@ -81,12 +88,19 @@ def test_variables_reach_everything(path):
     old = load_config(path)
     # nothing still says what the variables said before
     for name in ('data_root', 'batch_size'):
-        stale = [place for place, value in _leaves(cfg._cfg_dict)
-                 if type(value) is type(old[name]) and value == old[name]
-                 and place.split('.')[-1] == name]
+        stale = [
+            place
+            for place, value in _leaves(cfg._cfg_dict)
+            if type(value) is type(old[name])
+            and value == old[name]
+            and place.split('.')[-1] == name
+        ]
         assert not stale, stale
-    stale = [place for place, value in _leaves(cfg._cfg_dict)
-             if isinstance(value, str) and value.startswith(str(old.data_root))]
+    stale = [
+        place
+        for place, value in _leaves(cfg._cfg_dict)
+        if isinstance(value, str) and value.startswith(str(old.data_root))
+    ]
     assert not stale, stale
     epochs = load_config(path, dict(max_epochs=3, max_iters=None))
     assert epochs.train_cfg.max_epochs == 3 and epochs.train_cfg.max_iters is None
@@ -98,14 +112,20 @@ def test_the_grid_follows_from_range_and_voxel_size(path):
     old = load_config(path)
     area, size = [0, -6.4, -3, 12.8, 6.4, 1], [0.4, 0.2, 0.1]
     cfg = load_config(path, dict(point_cloud_range=area, voxel_size=size))
-    stale = [place for place, value in _leaves(cfg._cfg_dict)
-             if value in (old.point_cloud_range, old.voxel_size)]
+    stale = [
+        place
+        for place, value in _leaves(cfg._cfg_dict)
+        if value in (old.point_cloud_range, old.voxel_size)
+    ]
     assert not stale, stale
     assert cfg.model.encoder.sparse_shape == [41, 64, 32]
     assert cfg.model.data_preprocessor.point_cloud_range == area
     assert cfg.model.data_preprocessor.voxel_size == size
-    in_range = [v for _, v in _leaves(cfg._cfg_dict['train_dataloader'])
-                if isinstance(v, dict) and v.get('type') == 'PointsRangeFilter']
+    in_range = [
+        v
+        for _, v in _leaves(cfg._cfg_dict['train_dataloader'])
+        if isinstance(v, dict) and v.get('type') == 'PointsRangeFilter'
+    ]
     assert in_range and all(step['point_cloud_range'] == area for step in in_range)
 
 
@@ -146,8 +166,9 @@ def user_config(tmp_path):
 
 def test_inheriting_from_the_package(user_config):
     cfg = load_config(user_config, dict(data_root='/d', max_iters=5, batch_size=3))
-    ours = load_config(REPO / 'configs/adl_jepa/kitti.py',
-                       dict(data_root='/d', max_iters=5, batch_size=3))
+    ours = load_config(
+        REPO / 'configs/adl_jepa/kitti.py', dict(data_root='/d', max_iters=5, batch_size=3)
+    )
     assert cfg.model.loss.variance_weight == 2.0 and cfg.variance_weight == 2.0
     cfg.model.loss.variance_weight = cfg.variance_weight = 1.0
     assert cfg._cfg_dict == ours._cfg_dict
@@ -158,11 +179,18 @@ def test_inheriting_from_the_package(user_config):
 
 def test_inheriting_from_outside_the_checkout(user_config, tmp_path):
     """In a process that has never seen the checkout's folder; mmengine's own reader does it too."""
-    code = ('import sys; from mmengine.config import Config; import mmjepa; '
-            'print(Config.fromfile(sys.argv[1]).model.loss.variance_weight)')
+    code = (
+        'import sys; from mmengine.config import Config; import mmjepa; '
+        'print(Config.fromfile(sys.argv[1]).model.loss.variance_weight)'
+    )
     env = dict(os.environ, PYTHONPATH=str(REPO))
-    out = subprocess.run([sys.executable, '-c', code, str(user_config)], cwd=tmp_path, env=env,
-                         text=True, capture_output=True)
+    out = subprocess.run(
+        [sys.executable, '-c', code, str(user_config)],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+    )
     assert out.stdout.strip() == '2.0', out.stderr
 
 
@@ -172,7 +200,9 @@ def test_loader_of_a_real_config(tmp_path):
     from toy_lidar import write_toy_sweeps
 
     root = write_toy_sweeps(tmp_path / 'toy', 3)
-    cfg = load_config(REPO / 'configs/adl_jepa/kitti.py', dict(data_root=str(root), batch_size=2))
+    cfg = load_config(
+        REPO / 'configs/adl_jepa/kitti.py', dict(data_root=str(root), batch_size=2, num_workers=0)
+    )
     assert cfg.train_dataloader.pin_memory
     init_default_scope('mmjepa')
     loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=0)

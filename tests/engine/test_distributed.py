@@ -21,11 +21,17 @@ from mmjepa.registry import MODELS
 STEPS = 4
 # without BatchNorm the scale of the features decays; SGD shows a gradient's size, Adam hides it
 OPTIONS = {
-    'model.type': 'ADLJEPAWithoutNorm', 'model.encoder.backend': 'rulebook',
-    'model.encoder.base_channels': 4, 'model.encoder.output_channels': 8,
+    'model.type': 'ADLJEPAWithoutNorm',
+    'model.encoder.backend': 'rulebook',
+    'model.encoder.base_channels': 4,
+    'model.encoder.output_channels': 8,
     'model.encoder.encoder_channels': [[4], [8, 8, 8], [8, 8, 8], [8, 8, 8]],
-    'model.mask_generator.mask_per': 'sample', 'max_iters': STEPS, 'log_interval': 1,
-    'default_hooks.checkpoint.interval': 2, 'param_scheduler': [], 'custom_hooks.0.momentum': (0.5, 0.6),
+    'model.mask_generator.mask_per': 'sample',
+    'max_iters': STEPS,
+    'log_interval': 1,
+    'default_hooks.checkpoint.interval': 2,
+    'param_scheduler': [],
+    'custom_hooks.0.momentum': (0.5, 0.6),
 }
 
 
@@ -49,8 +55,13 @@ def _train(rank, world, port, root, out, options):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if world > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                          MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world),
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )
     MODELS.register_module(module=ADLJEPAWithoutNorm)
     cfg = CASES['ADLJEPA'].load(root, **{**OPTIONS, **options})
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
@@ -60,8 +71,11 @@ def _train(rank, world, port, root, out, options):
     runner = build_runner(cfg)
     runner.train()
     if rank == 0:
-        scalars = {k: torch.tensor(v.data[0]) for k, v in runner.message_hub.log_scalars.items()
-                   if 'loss' in k or 'distance' in k or 'grad_norm' in k}
+        scalars = {
+            k: torch.tensor(v.data[0])
+            for k, v in runner.message_hub.log_scalars.items()
+            if 'loss' in k or 'distance' in k or 'grad_norm' in k
+        }
         torch.save(dict(scalars=scalars, state=runner.bare_model.state_dict()), out / 'result.pth')
     if world > 1:
         torch.distributed.barrier()
@@ -87,8 +101,10 @@ def _run(world, root, out, **options):
     out.mkdir()
     port = _free_port()
     context = multiprocessing.get_context('fork')  # an import of torch each would take longer
-    children = [context.Process(target=_child, args=(rank, world, port, root, out, options))
-                for rank in range(world)]
+    children = [
+        context.Process(target=_child, args=(rank, world, port, root, out, options))
+        for rank in range(world)
+    ]
     for child in children:
         child.start()
     for child in children:
@@ -116,14 +132,22 @@ def runs(tmp_path_factory):
 
 def test_two_processes_equal_one_with_the_double_batch(runs):
     one, two = runs['one'], runs['two']
-    assert {'train/loss', 'train/loss_occupied', 'train/loss_empty', 'train/loss_variance',
-            'train/grad_norm'} <= one['scalars'].keys() == two['scalars'].keys()
+    assert (
+        {
+            'train/loss',
+            'train/loss_occupied',
+            'train/loss_empty',
+            'train/loss_variance',
+            'train/grad_norm',
+        }
+        <= one['scalars'].keys()
+        == two['scalars'].keys()
+    )
     for name, values in one['scalars'].items():
         if 'collapse' not in name:  # measured on each rank's own rows
             assert len(values) == STEPS
             tolerance = 1e-5 if name == 'train/grad_norm' else 1e-6
-            torch.testing.assert_close(
-                two['scalars'][name], values, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(two['scalars'][name], values, rtol=tolerance, atol=tolerance)
     assert not any('running_mean' in key for key in one['state'])
     for key, value in one['state'].items():
         torch.testing.assert_close(two['state'][key], value, rtol=0, atol=1e-6, msg=key)
@@ -161,10 +185,22 @@ def test_dist_train_script(repo, tmp_path):
     options = dict(case.options, data_root=root, max_iters=2, batch_size=1)
     words = [f'{k}={v}'.replace(' ', '') for k, v in options.items()]
     words += ['model.encoder.base_channels=4', 'model.encoder.output_channels=8']
-    command = ['bash', str(repo / 'tools/dist_train.sh'), str(repo / 'configs/adl_jepa/kitti.py'),
-               '2', '--work-dir', str(tmp_path / 'w'), '--cfg-options', *words]
-    env = dict(os.environ, PORT=str(_free_port()), PATH=os.path.dirname(sys.executable) + ':'
-               + os.environ['PATH'], PYTHON=sys.executable)
+    command = [
+        'bash',
+        str(repo / 'tools/dist_train.sh'),
+        str(repo / 'configs/adl_jepa/kitti.py'),
+        '2',
+        '--work-dir',
+        str(tmp_path / 'w'),
+        '--cfg-options',
+        *words,
+    ]
+    env = dict(
+        os.environ,
+        PORT=str(_free_port()),
+        PATH=os.path.dirname(sys.executable) + ':' + os.environ['PATH'],
+        PYTHON=sys.executable,
+    )
     first = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True)
     assert first.returncode == 0, first.stderr[-2000:]
     assert 'effective batch 2 = 1 a process x 2 processes' in first.stdout + first.stderr

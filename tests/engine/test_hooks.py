@@ -4,7 +4,8 @@ import json
 import os
 import re
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,9 @@ class KillAt(Hook):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(('number', 'workers'), [
-    (signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ('number', 'workers'), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGTERM, 1)]
+)
 def test_signal_saves_and_resume_is_exact(repo, tmp_path, number, workers):
     options = dict(max_iters=9, num_workers=workers, **{'default_hooks.checkpoint.interval': 4})
     whole = toy_runner(repo, tmp_path / 'whole', **options)
@@ -98,24 +100,45 @@ def test_signal_saves_and_resume_is_exact(repo, tmp_path, number, workers):
     assert checkpoints(tmp_path / 'w') == ['iter_4.pth', 'iter_8.pth', 'iter_9.pth']
 
 
+KILL_WORKERS = """
+import multiprocessing, os, signal, subprocess, sys, time
+from pathlib import Path
+from mmengine.hooks import Hook
+from toy_engine import toy_runner
+
+class KillWorkers(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            children = multiprocessing.active_children()
+            assert len(children) == 2, children
+            pids = ' '.join(str(child.pid) for child in children)
+            subprocess.run(['sh', '-c', f'kill -TERM {pids}'], check=True)  # another sender
+            time.sleep(0.3)
+            assert all(child.is_alive() for child in children)
+
+runner = toy_runner(Path(sys.argv[1]), Path('w'), num_workers=2, max_iters=20,
+                    **{'train_dataloader.persistent_workers': True})
+runner.register_hook(KillWorkers())
+runner.train()
+print('done at', runner.iter)
+"""
+
+
 def test_workers_leave_sigterm_to_the_main_process(repo, tmp_path):
-    """Schedulers signal every process of a job; torch ends the run when a worker dies."""
-    runner = toy_runner(repo, tmp_path / 'w', num_workers=2, max_iters=8)
+    """Schedulers signal every process of a job, and torch ends the run when a worker dies.
 
-    class KillWorkers(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            import multiprocessing
-
-            if runner.iter == 2:
-                children = multiprocessing.active_children()
-                assert len(children) == 2
-                for child in children:
-                    os.kill(child.pid, signal.SIGTERM)
-                time.sleep(0.2)
-
-    runner.register_hook(KillWorkers())
-    runner.train()
-    assert runner.iter == 8
+    The workers must still go when the main process does: in a process of its own, to its end.
+    """
+    env = dict(os.environ, PYTHONPATH=f'{repo}:{Path(__file__).parent}')
+    out = subprocess.run(
+        [sys.executable, '-c', KILL_WORKERS, str(repo)],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=100,
+    )
+    assert out.stdout.endswith('done at 20\n'), out.stderr
 
 
 # ---- checkpoints
@@ -145,8 +168,14 @@ def test_by_epoch_names_and_position(repo, tmp_path):
     for epoch in (1, 3):
         meta = load_file(tmp_path / 'w' / f'epoch_{epoch}.pth')['meta']
         assert (meta['epoch'], meta['iter']) == (epoch, 2 * epoch)
-    resumed = toy_runner(repo, tmp_path / 'w', resume=tmp_path / 'w' / 'epoch_2.pth', length=4,
-                         max_iters=None, max_epochs=3)
+    resumed = toy_runner(
+        repo,
+        tmp_path / 'w',
+        resume=tmp_path / 'w' / 'epoch_2.pth',
+        length=4,
+        max_iters=None,
+        max_epochs=3,
+    )
     resumed.train()
     assert len(resumed.model.seen) == 2
 
@@ -160,9 +189,11 @@ def test_the_new_file_stands_before_the_old_one_goes(repo, tmp_path, monkeypatch
 
     def crash_at_third(obj, path):
         if str(path).endswith('iter_3.pth'):
+
             def write(file):
                 file.write(b'half')
                 raise OSError('no space left on device')
+
             atomic_write(path, write)
         real(obj, path)
 
@@ -204,17 +235,18 @@ class Probe(Hook):
 
 def test_save_best_by_a_probe(repo, tmp_path):
     values = [0.2, 0.5, float('nan'), 0.4, 0.7, 0.6]
-    options = {'default_hooks.checkpoint.save_best': 'probe/accuracy',
-               'default_hooks.checkpoint.rule': 'greater',
-               'default_hooks.checkpoint.max_keep_ckpts': 1}
+    options = {
+        'default_hooks.checkpoint.save_best': 'probe/accuracy',
+        'default_hooks.checkpoint.rule': 'greater',
+        'default_hooks.checkpoint.max_keep_ckpts': 1,
+    }
     states = {}
 
     class Watch(Hook):
         priority = 'NORMAL'
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            states[runner.iter + 1] = {
-                k: v.clone() for k, v in runner.model.state_dict().items()}
+            states[runner.iter + 1] = {k: v.clone() for k, v in runner.model.state_dict().items()}
 
     first = toy_runner(repo, tmp_path / 'w', **options)
     first.register_hook(Probe(values))
@@ -238,8 +270,9 @@ def test_save_best_by_a_probe(repo, tmp_path):
 
 
 def test_best_of_an_unknown_metric_is_said(repo, tmp_path):
-    runner = toy_runner(repo, tmp_path / 'w', max_iters=1, **{
-        'default_hooks.checkpoint.save_best': 'accuracy'})
+    runner = toy_runner(
+        repo, tmp_path / 'w', max_iters=1, **{'default_hooks.checkpoint.save_best': 'accuracy'}
+    )
     runner.register_hook(Probe([0.1], 'knn'))
     log = Log(runner)
     runner.train()
@@ -261,21 +294,29 @@ class _Recorded(RuntimeInfoHook):
         if norm is not None:
             runner.message_hub.update_scalar('peer/grad_norm', float(norm))
 
-    before_train = before_train_iter = after_train = before_train_epoch = before_run = \
+    before_train = before_train_iter = after_train = before_train_epoch = before_run = (
         lambda *args, **kwargs: None
+    )
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_deferred_scalars_equal_mmengines(repo, tmp_path, accumulate):
     """Also where an iteration has no gradient norm, and for an interval that never divides."""
-    runner = toy_runner(repo, tmp_path / 'w', max_iters=9, accumulate=accumulate, log_interval=4,
-                        **{'default_hooks.checkpoint.interval': 5})
+    runner = toy_runner(
+        repo,
+        tmp_path / 'w',
+        max_iters=9,
+        accumulate=accumulate,
+        log_interval=4,
+        **{'default_hooks.checkpoint.interval': 5},
+    )
     runner.register_hook(_Recorded())
     runner.train()
     scalars = runner.message_hub.log_scalars
     peers = [k for k in scalars if k.startswith('peer/')]
-    assert {'peer/loss', 'peer/loss_size', 'peer/loss_shift', 'peer/mean', 'peer/grad_norm'} \
-        == set(peers)
+    assert {'peer/loss', 'peer/loss_size', 'peer/loss_shift', 'peer/mean', 'peer/grad_norm'} == set(
+        peers
+    )
     for name in peers:
         ours = scalars[name.replace('peer', 'train')].data
         assert ours[0].tolist() == pytest.approx(scalars[name].data[0].tolist(), rel=1e-6)
@@ -284,8 +325,14 @@ def test_deferred_scalars_equal_mmengines(repo, tmp_path, accumulate):
 
 def test_scalars_are_there_when_a_line_is_logged(repo, tmp_path):
     """Lines count within an epoch: an epoch of 5 and an interval of 3 must not show old values."""
-    runner = toy_runner(repo, tmp_path / 'w', length=10, max_iters=10, log_interval=3,
-                        **{'log_processor.window_size': 1})
+    runner = toy_runner(
+        repo,
+        tmp_path / 'w',
+        length=10,
+        max_iters=10,
+        log_interval=3,
+        **{'log_processor.window_size': 1},
+    )
     counts = []
 
     class Watch(Hook):
@@ -293,8 +340,9 @@ def test_scalars_are_there_when_a_line_is_logged(repo, tmp_path):
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if (batch_idx + 1) % 3 == 0:
-                counts.append((runner.iter + 1, len(
-                    runner.message_hub.get_scalar('train/loss').data[0])))
+                counts.append(
+                    (runner.iter + 1, len(runner.message_hub.get_scalar('train/loss').data[0]))
+                )
 
     runner.register_hook(Watch())
     runner.train()
@@ -302,8 +350,13 @@ def test_scalars_are_there_when_a_line_is_logged(repo, tmp_path):
 
 
 def test_losses_are_not_read_at_every_step(repo, tmp_path):
-    runner = toy_runner(repo, tmp_path / 'w', max_iters=6, log_interval=6,
-                        **{'default_hooks.checkpoint.interval': 6})
+    runner = toy_runner(
+        repo,
+        tmp_path / 'w',
+        max_iters=6,
+        log_interval=6,
+        **{'default_hooks.checkpoint.interval': 6},
+    )
     lengths = []
 
     class Watch(Hook):
@@ -320,15 +373,28 @@ def test_log_line(repo, tmp_path):
     log = Log(runner, level=20)
     runner.train()
     line = next(t for t in log.texts if t.startswith('Iter(train) [2/4]'))
-    for word in ('lr: ', 'eta: ', 'time: ', 'data_time: ', 'loss: ', 'loss_size: ', 'loss_shift: ',
-                 'mean: ', 'grad_norm: ', 'samples_per_s: ', 'data_wait: '):
+    for word in (
+        'lr: ',
+        'eta: ',
+        'time: ',
+        'data_time: ',
+        'loss: ',
+        'loss_size: ',
+        'loss_shift: ',
+        'mean: ',
+        'grad_norm: ',
+        'samples_per_s: ',
+        'data_wait: ',
+    ):
         assert word in line, (word, line)
     assert re.search(r'(peak_rss_mb|memory): \d', line)
     assert re.search(r'eta: \d:\d\d:\d\d', line)
     share = float(re.search(r'data_wait: ([\d.]+)', line)[1])
     assert 0 <= share <= 1
-    lines = [json.loads(text) for text in next(
-        (tmp_path / 'w').glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    lines = [
+        json.loads(text)
+        for text in next((tmp_path / 'w').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    ]
     assert [entry['step'] for entry in lines] == [2, 4]
     assert {'loss', 'grad_norm', 'data_wait', 'samples_per_s'} <= lines[0].keys()
 

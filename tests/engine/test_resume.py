@@ -13,12 +13,17 @@ from mmjepa.engine.hooks import CollapseMonitorHook
 from mmjepa.engine.runner import latest_checkpoint, rng_state, set_rng_state
 
 # smaller than the contract's case: the rules are the same
-SMALL = {'model.encoder.backend': 'rulebook', 'model.encoder.base_channels': 4, 'model.encoder.output_channels': 8,
-         'model.encoder.encoder_channels': [[4], [8, 8, 8], [8, 8, 8], [8, 8, 8]]}
+SMALL = {
+    'model.encoder.backend': 'rulebook',
+    'model.encoder.base_channels': 4,
+    'model.encoder.output_channels': 8,
+    'model.encoder.encoder_channels': [[4], [8, 8, 8], [8, 8, 8], [8, 8, 8]],
+}
 
 
 def test_toy_run_is_deterministic_and_sensitive(repo, tmp_path):
     """The comparison itself: equal runs are equal, and each part reacts to a change."""
+
     def run(name, **options):
         runner = toy_runner(repo, tmp_path / name, **options)
         runner.train()
@@ -114,7 +119,7 @@ def _damage(path, how):
         path.write_bytes(b'')
     else:  # a block that never reached the disk
         middle = len(content) // 2
-        path.write_bytes(content[:middle] + b'\0' * 512 + content[middle + 512:])
+        path.write_bytes(content[:middle] + b'\0' * 512 + content[middle + 512 :])
 
 
 @pytest.mark.parametrize('how', ['truncated', 'empty', 'zeroed'])
@@ -227,6 +232,24 @@ def test_validation_leaves_the_training_alone(repo, tmp_path):
     assert torch.equal(drawn, torch.rand(3))
 
 
+def test_a_validation_loop_leaves_the_training_alone(repo, tmp_path):
+    """Loading shuffled validation data draws from the global generator."""
+    options = dict(length=6)
+    plain = toy_runner(repo, tmp_path / 'plain', **options)
+    plain.train()
+    validated = toy_runner(repo, tmp_path / 'val', val=True, **options)
+    validated.train()
+    assert validated.message_hub.get_scalar('val/rows').data[0].tolist() == [4, 4]
+    expected, found = everything(plain), everything(validated)
+    found['scalars'] = {k: v for k, v in found['scalars'].items() if not k.startswith('val/')}
+    assert_same(expected, found)
+    # SIGTERM ends the run without another validation
+    stopped = toy_runner(repo, tmp_path / 'stopped', val=True, **options)
+    stopped.register_hook(StopAt(3))
+    stopped.train()
+    assert 'val/rows' not in stopped.message_hub.log_scalars
+
+
 def test_rng_states_survive_a_file(tmp_path):
     atomic_save(dict(rng=rng_state()), tmp_path / 'rng.pth')
     drawn = torch.rand(2), random.random(), np.random.randn(3)  # noqa: NPY002
@@ -249,12 +272,20 @@ def test_ad_l_jepa_resumes_exactly(tmp_path, workers):
     first.register_hook(StopAt(3))
     first.train()
     resumed = case.runner(
-        root, tmp_path / 'w', load_from=str(tmp_path / 'w' / 'iter_3.pth'), **options)
+        root, tmp_path / 'w', load_from=str(tmp_path / 'w' / 'iter_3.pth'), **options
+    )
     resumed.train()
     assert_same(expected, everything(resumed))
-    moved = [k for k in expected['weights'] if k.startswith('target.encoder.') and 'weight' in k
-             and not torch.equal(expected['weights'][k], expected['weights'][k[7:]])]
+    moved = [
+        k
+        for k in expected['weights']
+        if k.startswith('target.encoder.')
+        and 'weight' in k
+        and not torch.equal(expected['weights'][k], expected['weights'][k[7:]])
+    ]
     assert moved, 'the target never left the context encoder'
-    starts = [next(h.start for h in r.hooks if isinstance(h, CollapseMonitorHook))
-              for r in (whole, resumed)]
+    starts = [
+        next(h.start for h in r.hooks if isinstance(h, CollapseMonitorHook))
+        for r in (whole, resumed)
+    ]
     assert starts[0] == starts[1] is not None

@@ -1,6 +1,7 @@
 """Schedules are functions of (iteration, length): hand-computed values, groups, accumulation."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,8 +42,8 @@ def test_one_cycle_by_hand():
     assert lr[70] == pytest.approx((3e-4 + 3e-9) / 2)
     assert lr[99] == pytest.approx(3e-9 + (3e-4 - 3e-9) * 0.5 * (1 + math.cos(math.pi * 59 / 60)))
     assert lr[100] == pytest.approx(3e-9)
-    assert max(lr) == lr[40] and all(a < b for a, b in zip(lr[:40], lr[1:41], strict=True))
-    assert all(a > b for a, b in zip(lr[40:], lr[41:], strict=False))
+    assert max(lr) == lr[40] and all(a < b for a, b in pairwise(lr[:41]))
+    assert all(a > b for a, b in pairwise(lr[40:]))
 
 
 def test_one_cycle_matches_torch():
@@ -50,10 +51,12 @@ def test_one_cycle_matches_torch():
     scheduler = PhasedScheduler(_adamw(), 'lr', ONE_CYCLE, end=99)
     optimizer = _adamw()
     peer = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 3e-4, total_steps=100, pct_start=40.6 / 100, div_factor=10, final_div_factor=1e4)
+        optimizer, 3e-4, total_steps=100, pct_start=40.6 / 100, div_factor=10, final_div_factor=1e4
+    )
     for iteration in range(100):
         assert scheduler.value_at(iteration) * 3e-4 == pytest.approx(
-            optimizer.param_groups[0]['lr'], rel=1e-6, abs=1e-12)
+            optimizer.param_groups[0]['lr'], rel=1e-6, abs=1e-12
+        )
         optimizer.step()
         peer.step()
 
@@ -61,8 +64,7 @@ def test_one_cycle_matches_torch():
 def test_beta1_is_absolute_and_leaves_beta2():
     phases = [dict(until=0.4, start=0.95, stop=0.85), dict(until=1.0, start=0.85, stop=0.95)]
     betas = _values(PhasedScheduler(_adamw(), 'beta1', phases, end=50), 'betas', 51)
-    assert [betas[i][0] for i in (0, 10, 20, 35, 50)] == pytest.approx(
-        [0.95, 0.9, 0.85, 0.9, 0.95])
+    assert [betas[i][0] for i in (0, 10, 20, 35, 50)] == pytest.approx([0.95, 0.9, 0.85, 0.9, 0.95])
     assert {b[1] for b in betas} == {0.99}
     relative = PhasedScheduler(_adamw(), 'beta1', phases, relative=True, end=50)
     assert relative.optimizer.param_groups[0]['betas'][0] == pytest.approx(0.95**2)
@@ -71,14 +73,21 @@ def test_beta1_is_absolute_and_leaves_beta2():
 def test_weight_decay_and_momentum():
     decay = [dict(until=1.0, start=1.0, stop=10.0, curve='cosine')]
     wd = _values(
-        PhasedScheduler(_adamw(weight_decay=0.04), 'weight_decay', decay, end=20), 'weight_decay', 21)
+        PhasedScheduler(_adamw(weight_decay=0.04), 'weight_decay', decay, end=20),
+        'weight_decay',
+        21,
+    )
     assert [wd[0], wd[10], wd[20]] == pytest.approx([0.04, 0.22, 0.4])  # the ViT recipe 0.04 -> 0.4
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.5)
-    momentum = _values(PhasedScheduler(
-        sgd, 'momentum', [dict(until=1.0, start=0.9, stop=0.8, curve='linear')], end=10),
-        'momentum', 11)
+    momentum = _values(
+        PhasedScheduler(
+            sgd, 'momentum', [dict(until=1.0, start=0.9, stop=0.8, curve='linear')], end=10
+        ),
+        'momentum',
+        11,
+    )
     assert [momentum[0], momentum[5], momentum[10]] == pytest.approx([0.9, 0.85, 0.8])
 
 
@@ -86,23 +95,27 @@ def test_groups_keep_their_multipliers():
     """Relative values scale each group's own start; no decay stays no decay."""
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW(
-        [dict(params=[a], lr=0.1, weight_decay=0.0), dict(params=[b], lr=0.01, weight_decay=0.2)])
+        [dict(params=[a], lr=0.1, weight_decay=0.0), dict(params=[b], lr=0.01, weight_decay=0.2)]
+    )
     lr = PhasedScheduler(optimizer, 'lr', ONE_CYCLE, end=10)
     wd = PhasedScheduler(
-        optimizer, 'weight_decay', [dict(until=1, start=1, stop=3, curve='linear')], end=10)
+        optimizer, 'weight_decay', [dict(until=1, start=1, stop=3, curve='linear')], end=10
+    )
     for step in range(11):
         factor = lr.value_at(step)
         assert [g['lr'] for g in optimizer.param_groups] == pytest.approx(
-            [0.1 * factor, 0.01 * factor])
+            [0.1 * factor, 0.01 * factor]
+        )
         assert [g['weight_decay'] for g in optimizer.param_groups] == pytest.approx(
-            [0, 0.2 * (1 + 2 * step / 10)])
+            [0, 0.2 * (1 + 2 * step / 10)]
+        )
         optimizer.step()
         lr.step()
         wd.step()
 
 
 def test_state_is_the_step_alone():
-    """Resumed at any step, with any length, the value is the closed form's; and it is set at once."""
+    """Resumed at any step, with any length, the closed form's value is set at once."""
     saved = PhasedScheduler(_adamw(), 'lr', ONE_CYCLE, end=100)
     for _ in range(70):
         saved.step()
@@ -116,11 +129,23 @@ def test_state_is_the_step_alone():
         assert resumed.get_last_value() == pytest.approx([1e-3 * resumed.value_at(71)])
 
 
-@pytest.mark.parametrize('phases', [
-    [], [dict(until=0.5, start=0, stop=1)],
-    [dict(until=0.6, start=0, stop=1), dict(until=0.4, start=1, stop=0), dict(until=1, start=0, stop=0)],
-    [dict(until=0.5, start=0, stop=1), dict(until=0.5, start=1, stop=0), dict(until=1, start=0, stop=0)],
-])
+@pytest.mark.parametrize(
+    'phases',
+    [
+        [],
+        [dict(until=0.5, start=0, stop=1)],
+        [
+            dict(until=0.6, start=0, stop=1),
+            dict(until=0.4, start=1, stop=0),
+            dict(until=1, start=0, stop=0),
+        ],
+        [
+            dict(until=0.5, start=0, stop=1),
+            dict(until=0.5, start=1, stop=0),
+            dict(until=1, start=0, stop=0),
+        ],
+    ],
+)
 def test_phases_must_cover_the_run(phases):
     with pytest.raises(ValueError, match='until'):
         PhasedScheduler(_adamw(), 'lr', phases, end=10)
@@ -146,7 +171,10 @@ def test_target_momentum(curve):
     assert hook.momentum_at(0, 1000) == 0.996
     assert hook.momentum_at(500, 1000) == pytest.approx(0.998)
     assert hook.momentum_at(1000, 1000) == 1.0
-    assert hook.momentum_at(999, 1000) == pytest.approx(1.0, abs=5e-6) and hook.momentum_at(999, 1000) < 1
+    assert (
+        hook.momentum_at(999, 1000) == pytest.approx(1.0, abs=5e-6)
+        and hook.momentum_at(999, 1000) < 1
+    )
     assert TargetUpdateHook((0.9, 0.9), 'constant').momentum_at(7, 10) == 0.9
     for bad in ((1.1, 1.0), (0.9, -0.1)):
         with pytest.raises(ValueError, match='momentum'):
@@ -178,26 +206,34 @@ def test_values_a_run_sees(repo, tmp_path):
 
 def test_accumulated_gradients_equal_the_large_batch(repo, tmp_path):
     """Two half batches and one step = one batch and one step (without BatchNorm and dropout)."""
+
     def run(name, **options):
-        runner = toy_runner(repo, tmp_path / name, length=8, **options,
-                            **{'custom_hooks': [], 'train_dataloader.sampler.shuffle': False})
+        runner = toy_runner(
+            repo,
+            tmp_path / name,
+            length=8,
+            **options,
+            **{'custom_hooks': [], 'train_dataloader.sampler.shuffle': False},
+        )
         runner.model.norm = nn.Identity()
         runner.model.eval()
         runner.model.train = lambda mode=True: runner.model
         sampler = runner.train_dataloader.batch_sampler
         # the same samples: seeds follow the position in the batch otherwise
         size = sampler.batch_size
-        type(sampler).__iter__, old = lambda self: iter(
-            [[(i, i) for i in range(k * size, k * size + size)] for k in range(8 // size)]), \
-            type(sampler).__iter__
+        type(sampler).__iter__, old = (
+            lambda self: iter(
+                [[(i, i) for i in range(k * size, k * size + size)] for k in range(8 // size)]
+            ),
+            type(sampler).__iter__,
+        )
         try:
             runner.train()
         finally:
             type(sampler).__iter__ = old
         return runner.model.state_dict()
 
-    small = run('small', batch_size=2, accumulate=2, max_iters=4,
-                param_scheduler=[])
+    small = run('small', batch_size=2, accumulate=2, max_iters=4, param_scheduler=[])
     large = run('large', batch_size=4, accumulate=1, max_iters=2, param_scheduler=[])
     for key, value in large.items():
         torch.testing.assert_close(small[key], value, rtol=1e-5, atol=1e-6)
@@ -238,11 +274,14 @@ class _Parts(nn.Module):
         self.token = nn.Parameter(torch.zeros(2))
 
 
-@pytest.mark.parametrize(('paramwise', 'groups'), [
-    (None, 1),
-    (dict(norm_decay_mult=0.0, bias_decay_mult=0.0), 2),
-    (dict(norm_decay_mult=0.0, custom_keys=dict(token=dict(lr_mult=0.1))), 3),
-])
+@pytest.mark.parametrize(
+    ('paramwise', 'groups'),
+    [
+        (None, 1),
+        (dict(norm_decay_mult=0.0, bias_decay_mult=0.0), 2),
+        (dict(norm_decay_mult=0.0, custom_keys=dict(token=dict(lr_mult=0.1))), 3),
+    ],
+)
 def test_optimizer_groups_are_merged_and_trainable(paramwise, groups, caplog):
     model = _Parts()
     cfg = dict(type='JEPAOptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5))
@@ -262,4 +301,6 @@ def test_effective_batch_is_logged(repo, tmp_path):
     runner = toy_runner(repo, tmp_path / 'w', accumulate=3, max_iters=3)
     log = Log(runner, level=20)
     runner.train()
-    assert [t for t in log.texts if t.startswith('effective batch 6 = 2 a process x 1 processes x 3')]
+    assert [
+        t for t in log.texts if t.startswith('effective batch 6 = 2 a process x 1 processes x 3')
+    ]

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import nn
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mmjepa.engine.config import load_config
 from mmjepa.engine.runner import build_runner
-from mmjepa.registry import DATASETS, MODELS
+from mmjepa.registry import DATASETS, METRICS, MODELS
 
 _NUMBER = itertools.count()
 
@@ -32,7 +33,7 @@ class ToyRows(Dataset):
 
     def __getitem__(self, index):
         self.asked.append(index)
-        index, seed = index
+        index, seed = index if isinstance(index, tuple) else (index, index)
         x = torch.rand(4, generator=torch.Generator().manual_seed(seed % 2**60)) + index
         return {'x': x, 'index': index, 'seed': seed}
 
@@ -64,7 +65,22 @@ class ToyNet(BaseModel):
         size = out.square().mean()
         if self.bad_index is not None and self.bad_index in [int(i) for i in index]:
             size = (size * 0).sqrt() if self.bad_gradient else size * float('nan')
-        return {'loss_size': size, 'loss_shift': (out - 1).abs().mean(), 'mean': out.mean().detach()}
+        return {
+            'loss_size': size,
+            'loss_shift': (out - 1).abs().mean(),
+            'mean': out.mean().detach(),
+        }
+
+
+@METRICS.register_module()
+class ToyMetric(BaseMetric):
+    """Counts rows."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(len(data_samples[0]))
+
+    def compute_metrics(self, results):
+        return {'rows': sum(results)}
 
 
 TEXT = """
@@ -115,11 +131,22 @@ def write_config(folder: Path, repo: Path) -> Path:
     return path
 
 
-def toy_runner(repo: Path, work_dir: Path, resume: bool | str = False, **options):
-    """A runner of the toy; ``resume``: True for auto, or a file."""
+def toy_runner(
+    repo: Path, work_dir: Path, resume: bool | str = False, val: bool = False, **options
+):
+    """A runner of the toy; ``resume``: True for auto, or a file; ``val``: with a validation."""
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg = load_config(write_config(work_dir.parent, repo), options)
     cfg.work_dir = str(work_dir)
+    if val:
+        cfg.val_cfg = dict(type='ValLoop')
+        cfg.val_evaluator = dict(type='ToyMetric')
+        cfg.val_dataloader = dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            dataset=dict(type='ToyRows', length=4),
+        )
     cfg.resume = bool(resume)
     cfg.load_from = str(resume) if isinstance(resume, (str, Path)) else None
     return build_runner(cfg)
@@ -129,8 +156,10 @@ def everything(runner) -> dict:
     """What an exact resume must restore, in comparable form."""
     hub = runner.message_hub
     scalars = {
-        name: buffer.data[0].tolist() for name, buffer in hub.log_scalars.items()
-        if not any(word in name for word in ('time', 'per_s', 'wait', 'rss'))}
+        name: buffer.data[0].tolist()
+        for name, buffer in hub.log_scalars.items()
+        if not any(word in name for word in ('time', 'per_s', 'wait', 'rss'))
+    }
     return {
         'iter': runner.iter,
         'weights': runner.bare_model.state_dict(),

@@ -166,6 +166,26 @@ def test_frozen_tokens_are_not_trained(repo):
     assert not model.mask_token.requires_grad and not model.empty_token.requires_grad
 
 
+def test_without_the_empty_token(repo):
+    model = _model(repo, **{'model.empty_token': False})
+    assert not model.empty_token.requires_grad
+    out = model.inspect(_inputs(model))
+    context = out['context'].permute(0, 2, 3, 1)
+    assert (context[out['mask_classes'] == 2] == 0).all()
+    losses = model.loss(_inputs(model))
+    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize('policy', ['ema', 'frozen'])
+def test_copied_target_starts_from_the_initialised_encoder(repo, policy):
+    model = _model(repo, **{'model.target.policy': policy})
+    with torch.no_grad():
+        model.encoder.conv_input[0].weight.fill_(0.5)  # what an init_cfg would do
+    model.init_weights()
+    assert (model.target.encoder.conv_input[0].weight == 0.5).all()
+
+
 def test_fields_against_a_dense_form(model):
     """The row-wise loss equals the paper's formula written on whole maps."""
     inputs = _inputs(model)

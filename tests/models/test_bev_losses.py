@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmjepa.models.layers.rows import fill_map, gather_rows
+from mmjepa.models.layers.rows import fill_map, gather_rows, gather_rows_or_zero
 from mmjepa.models.losses import BEVJEPALoss, cosine_distance, variance_hinge
 
 
@@ -114,3 +114,22 @@ def test_rows_and_map_gradients():
     (plain * weight).sum().backward()
     torch.testing.assert_close(grads[0], rows.grad)
     torch.testing.assert_close(grads[1], tokens.grad)
+
+
+def test_hinge_is_float32_under_autocast():
+    g = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(40, 64, generator=g), dim=1).requires_grad_()
+    sample = torch.arange(40) // 20
+    exact = torch.autograd.grad(variance_hinge(rows, sample, 2, 1 / 8)[0].sum(), rows)[0]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        hinge = variance_hinge(rows, sample, 2, 1 / 8)[0].sum()
+    mixed = torch.autograd.grad(hinge, rows)[0]
+    assert torch.equal(mixed, exact)
+
+
+def test_rows_or_zero():
+    g = torch.Generator().manual_seed(0)
+    table = torch.randn(5, 3, generator=g, dtype=torch.double, requires_grad=True)
+    index = torch.tensor([5, 2, 5, 0, 5])
+    assert (gather_rows_or_zero(table, index)[[0, 2, 4]] == 0).all()
+    assert torch.autograd.gradcheck(lambda t: gather_rows_or_zero(t, index), table)

@@ -23,9 +23,15 @@ _CLUSTER = 32  # neighbouring faces culled together
 
 
 class Caster(Protocol):
-    """What both casters do."""
+    """What both casters do.
+
+    Attributes:
+        name: 'open3d' or 'torch'.
+        device: where it computes, such as 'cpu' or 'cuda:0'.
+    """
 
     name: str
+    device: Any
 
     def cast(
         self, scene: Scene, origins: NDArray[np.float32], directions: NDArray[np.float32]
@@ -84,6 +90,7 @@ class Open3DCaster:
     """Embree through ``open3d.t.geometry.RaycastingScene``."""
 
     name = 'open3d'
+    device = 'cpu'
 
     def __init__(self, threads: int = 0) -> None:
         import open3d

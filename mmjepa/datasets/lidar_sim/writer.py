@@ -93,7 +93,8 @@ def write_data_set(
     Args:
         out: folder to make.
         settings: what to write.
-        workers: processes; the number of usable cores when None (at most 4 on CUDA).
+        workers: processes; the number of usable cores when None (at most 4 where the caster
+            computes on CUDA: each holds a context there).
         caster: 'auto', 'open3d' or 'torch'.
         device: of the torch caster.
         overwrite: replace a simulated data set that is there. Anything else is never touched.
@@ -110,10 +111,11 @@ def write_data_set(
         raise ValueError(f'workers must be at least 1, got {workers}')
     stream = sys.stderr if stream is None else stream
     out = Path(out)
-    used = make_caster(caster, device).name  # bad arguments show before any folder is made
+    made = make_caster(caster, device)  # bad arguments show before any folder is made
+    used = made.name
     _prepare(out, settings, overwrite, stream)
     jobs = _missing(out, settings)
-    count = min(workers or _default_workers(device), max(1, len(jobs)))
+    count = min(workers or _default_workers(made), max(1, len(jobs)))
     start = time.monotonic()
     progress = _Progress(len(jobs), stream)
     try:
@@ -134,10 +136,10 @@ def write_data_set(
     }
 
 
-def _default_workers(device: str) -> int:
+def _default_workers(caster: Caster) -> int:
     usable = getattr(os, 'sched_getaffinity', None)  # Linux only
     cores = len(usable(0)) if usable else (os.cpu_count() or 1)
-    return min(cores, 4) if device.startswith('cuda') else cores
+    return min(cores, 4) if str(caster.device).startswith('cuda') else cores
 
 
 def _finish(out: Path, settings: SimSettings) -> None:

@@ -161,20 +161,24 @@ class PointsRangeFilter:
 
     Args:
         point_cloud_range: x, y, z lower bounds, then upper bounds, metres.
+        min_points: a sweep with fewer points in range is bad: BatchNorm cannot train on one voxel.
 
     Raises:
-        ValueError: not six numbers, or an empty range.
-        BadSampleError: when called, if no point is in range.
+        ValueError: not six numbers, an empty range, or ``min_points`` below 1.
+        BadSampleError: when called, if too few points are in range.
     """
 
-    def __init__(self, point_cloud_range: Sequence[float]) -> None:
+    def __init__(self, point_cloud_range: Sequence[float], min_points: int = 10) -> None:
         bounds = np.asarray(point_cloud_range, dtype=np.float32)
         if bounds.shape != (6,) or not (bounds[:3] < bounds[3:]).all():
             raise ValueError(
                 'point_cloud_range must be [x0, y0, z0, x1, y1, z1] with lower < upper, got '
                 f'{list(point_cloud_range)}'
             )
+        if min_points < 1:
+            raise ValueError(f'min_points must be at least 1, got {min_points}')
         self.low, self.high = bounds[:3], bounds[3:]
+        self.min_points = min_points
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Filters ``points``."""
@@ -183,11 +187,13 @@ class PointsRangeFilter:
         for column in range(3):  # by column: no (N, 3) temporaries
             values = points[:, column]
             keep &= (values >= self.low[column]) & (values < self.high[column])
-        if not keep.any():
+        count = int(np.count_nonzero(keep))
+        if count < self.min_points:
             bounds = [round(float(value), 3) for value in (*self.low, *self.high)]
             raise BadSampleError(
                 results['path'],
-                f'none of its {len(points)} points lies in point_cloud_range={bounds}',
+                f'{count or "none"} of its {len(points)} points {"lie" if count > 1 else "lies"} '
+                f'in point_cloud_range={bounds}, min_points is {self.min_points}',
                 'Check the range (and the unit and axes of the sensor); '
                 '`python tools/create_data.py inspect FOLDER` suggests one',
             )

@@ -6,6 +6,7 @@ from .logger import JEPALoggerHook
 from .loss_guard import LossGuardHook
 from .runtime_info import DeferredInfoHook
 from .signal import SaveOnSignalHook
+from .skipped_samples import SkippedSamplesHook
 from .target_update import TargetUpdateHook
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     'JEPALoggerHook',
     'LossGuardHook',
     'SaveOnSignalHook',
+    'SkippedSamplesHook',
     'TargetUpdateHook',
 ]

@@ -15,7 +15,8 @@ from mmjepa.registry import HOOKS
 def point_to(runner: Any, path: Path) -> None:
     """Name the checkpoint just written in the work dir's ``last_checkpoint``."""
     atomic_write(
-        osp.join(runner.work_dir, 'last_checkpoint'), lambda file: file.write(str(path).encode()))
+        osp.join(runner.work_dir, 'last_checkpoint'), lambda file: file.write(str(path).encode())
+    )
 
 
 @HOOKS.register_module()
@@ -58,10 +59,19 @@ class JEPACheckpointHook(CheckpointHook):
         out_dir: str | None = None,
     ):
         super().__init__(
-            interval=interval, by_epoch=by_epoch, max_keep_ckpts=max_keep_ckpts,
-            save_last=save_last, save_begin=save_begin, save_best=save_best, rule=rule,
-            greater_keys=greater_keys, less_keys=less_keys, save_optimizer=save_optimizer,
-            save_param_scheduler=save_param_scheduler, out_dir=out_dir)
+            interval=interval,
+            by_epoch=by_epoch,
+            max_keep_ckpts=max_keep_ckpts,
+            save_last=save_last,
+            save_begin=save_begin,
+            save_best=save_best,
+            rule=rule,
+            greater_keys=greater_keys,
+            less_keys=less_keys,
+            save_optimizer=save_optimizer,
+            save_param_scheduler=save_param_scheduler,
+            out_dir=out_dir,
+        )
 
     def before_train(self, runner: Any) -> None:
         """Where checkpoints go, and which there are of a resumed run."""
@@ -75,7 +85,7 @@ class JEPACheckpointHook(CheckpointHook):
         path = self.folder / self.filename_tmpl.format(step)
         self.last_ckpt = str(path)
         self._kept = [s for s in self._kept if s != step] + [step]
-        kept = self._kept[-self.max_keep_ckpts:] if self.max_keep_ckpts > 0 else self._kept
+        kept = self._kept[-self.max_keep_ckpts :] if self.max_keep_ckpts > 0 else self._kept
         outdated = [self.folder / self.filename_tmpl.format(s) for s in self._kept if s not in kept]
         if self.max_keep_ckpts > 0:
             outdated += [Path(p) for p in hub.runtime_info.get('signal_ckpts', [])]
@@ -84,8 +94,13 @@ class JEPACheckpointHook(CheckpointHook):
         hub.update_info('keep_ckpt_ids', list(kept))
         hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
-            str(self.folder), path.name, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch)
+            str(self.folder),
+            path.name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+        )
         if is_main_process():
             point_to(runner, path)
             here = {self.filename_tmpl.format(s) for s in kept}
@@ -106,7 +121,8 @@ class JEPACheckpointHook(CheckpointHook):
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
             if key not in metrics:
                 runner.logger.warning(
-                    f'save_best={key!r}: not among the metrics reported, {sorted(metrics)}')
+                    f'save_best={key!r}: not among the metrics reported, {sorted(metrics)}'
+                )
                 continue
             suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
             best = hub.runtime_info.get(f'best_score{suffix}', self.init_value_map[rule])
@@ -119,8 +135,13 @@ class JEPACheckpointHook(CheckpointHook):
             hub.update_info(f'best_score{suffix}', score)
             hub.update_info(f'best_ckpt{suffix}', str(self.folder / name))
             runner.save_checkpoint(
-                str(self.folder), name, save_optimizer=False, save_param_scheduler=False,
-                meta=meta, by_epoch=False)
+                str(self.folder),
+                name,
+                save_optimizer=False,
+                save_param_scheduler=False,
+                meta=meta,
+                by_epoch=False,
+            )
             runner.logger.info(f'best {key} so far, {score:.4f}: saved to {name}')
             if old and is_main_process() and Path(old).name != name:
                 Path(old).unlink(missing_ok=True)

@@ -66,7 +66,8 @@ class LossGuardHook(Hook):
         loss, norm = flags.tolist()
         raise NonFiniteLossError(
             f'loss {loss}, gradient norm {norm} at iteration {iteration} ({parts}); the batch lies '
-            f'in {path}. Look at its files first; then try a lower learning rate, or without --amp')
+            f'in {path}. Look at its files first; then try a lower learning rate, or without --amp'
+        )
 
     def before_save_on_all_ranks(self, runner: Any) -> None:
         """Never save weights of an unchecked step."""

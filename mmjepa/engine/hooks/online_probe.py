@@ -5,7 +5,7 @@ import os.path as osp
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 
 from mmjepa.engine.checkpoint import atomic_save
 from mmjepa.registry import HOOKS
@@ -38,17 +38,10 @@ class OnlineBEVProbeHook(Hook):
         """Probe, log, tell the checkpoint hook."""
         if not self.every_n_epochs(runner, self.interval):
             return
-        found = [self._probe(runner) if is_main_process() else {}]
-        broadcast_object_list(found)
-        measured = found[0]
-        text = '  '.join(f'{name}: {value:.4f}' for name, value in measured.items())
-        runner.logger.info(f'epoch {runner.epoch + 1}: {text}')
-        for name, value in measured.items():
-            runner.message_hub.update_scalar(f'val/{name}', value)
-        runner.visualizer.add_scalars(measured, step=runner.iter)
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
-                hook.after_val_epoch(runner, dict(measured))
+        with runner.outside_training():
+            found = [self._probe(runner) if is_main_process() else {}]
+            broadcast_object_list(found)
+            runner.call_hook('after_val_epoch', metrics=dict(found[0]))
 
     def _probe(self, runner: Any) -> dict[str, float]:
         from mmjepa.evaluation.probes import BEVProbeSettings, probe_bev_cells

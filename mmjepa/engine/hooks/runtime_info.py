@@ -37,7 +37,8 @@ class DeferredInfoHook(RuntimeInfoHook):
         runner.logger.info(
             f'effective batch {self._samples * accumulate} = {batch} a process x '
             f'{runner.world_size} processes x {accumulate} accumulated; '
-            f'{len(loader)} iterations an epoch, {runner.max_iters} in all')
+            f'{len(loader)} iterations an epoch, {runner.max_iters} in all'
+        )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -51,8 +52,11 @@ class DeferredInfoHook(RuntimeInfoHook):
             values = torch.stack([v.detach().float().reshape(()) for v in scalars.values()])
             self._pending.append((list(scalars), values))
         # the logger hook counts within the epoch
-        if self.every_n_inner_iters(batch_idx, self.interval) or self.is_last_train_iter(runner) \
-                or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if (
+            self.every_n_inner_iters(batch_idx, self.interval)
+            or self.is_last_train_iter(runner)
+            or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        ):
             self.flush(runner)
             self._rates(runner)
 
@@ -73,11 +77,12 @@ class DeferredInfoHook(RuntimeInfoHook):
         if 'train/time' in hub.log_scalars:
             seconds = hub.get_scalar('train/time').data[0]
             # the wait of this iteration is known already, its whole time isn't
-            waiting = hub.get_scalar('train/data_time').data[0][:len(seconds)]
-            total = max(float(seconds[-self.interval:].sum()), 1e-9)
+            waiting = hub.get_scalar('train/data_time').data[0][: len(seconds)]
+            total = max(float(seconds[-self.interval :].sum()), 1e-9)
             hub.update_scalar(
-                'train/samples_per_s', self._samples * len(seconds[-self.interval:]) / total)
-            hub.update_scalar('train/data_wait', float(waiting[-self.interval:].sum()) / total)
+                'train/samples_per_s', self._samples * len(seconds[-self.interval :]) / total
+            )
+            hub.update_scalar('train/data_wait', float(waiting[-self.interval :].sum()) / total)
         if not torch.cuda.is_available():
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             hub.update_scalar('train/peak_rss_mb', peak / 1024)

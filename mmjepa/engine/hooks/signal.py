@@ -51,8 +51,9 @@ class SaveOnSignalHook(Hook):
             return self.received is not None
         if (runner.iter + 1) % self.sync_interval:
             return False
-        flag = torch.tensor(float(self.received is not None),
-                            device=next(runner.model.parameters()).device)
+        flag = torch.tensor(
+            float(self.received is not None), device=next(runner.model.parameters()).device
+        )
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
@@ -69,7 +70,8 @@ class SaveOnSignalHook(Hook):
         if is_main_process():
             point_to(runner, path)
         runner.logger.warning(
-            f'told to stop (signal {self.received}): saved {path.name}. Go on with --resume auto')
+            f'told to stop (signal {self.received}): saved {path.name}. Go on with --resume auto'
+        )
         runner.train_loop.stop_training = True
 
     def after_train(self, runner: Any) -> None:

@@ -18,11 +18,11 @@ from mmjepa.registry import MODELS
 
 Padding = int | Sequence[int]
 
-_CHANNELS = {
+_CHANNELS: dict[str, Sequence[Sequence[int]]] = {
     'conv_module': ((16,), (32, 32, 32), (64, 64, 64), (64, 64, 64)),
     'basicblock': ((16, 16, 32), (32, 32, 64), (64, 64, 128), (128, 128)),
 }
-_PADDINGS = {
+_PADDINGS: dict[str, Sequence[Sequence[Padding]]] = {
     'conv_module': ((1,), (1, 1, 1), (1, 1, 1), ((0, 1, 1), 1, 1)),
     'basicblock': ((0, 0, 1), (0, 0, 1), (0, 0, (0, 1, 1)), (0, 0)),
 }
@@ -36,9 +36,8 @@ class SparseVoxelEncoder(nn.Module):
     four input channels. The state dict has exactly mmdet3d's 72 keys and kernel layout. BEV
     channel order is c * D_out + z. Computes in fp32 under autocast.
 
-    A strided layer without padding in z can leave the topmost slice out (where (D - 3) is odd),
-    as in mmdet3d; D = 41 and 61, the usual grids, lose nothing until the last such slice, above
-    the cropped range.
+    As in mmdet3d, the layers without padding in z leave the topmost slice of an even grid out;
+    the usual grids (D = 41 and 61, one slice more than the range holds) lose nothing by that.
 
     Args:
         in_channels: F of the voxel features.
@@ -92,7 +91,7 @@ class SparseVoxelEncoder(nn.Module):
         self.sparse_shape = tuple(int(size) for size in sparse_shape)
         self.block_type = block_type
         self.backend = backend
-        self._norm = {'eps': norm_eps, 'momentum': norm_momentum}
+        self._norm = (norm_eps, norm_momentum)
         self.conv_input = self._block(
             SubMConv3d(in_channels, base_channels, 3, 'subm1', backend=backend)
         )
@@ -109,7 +108,7 @@ class SparseVoxelEncoder(nn.Module):
         self._derive_shapes(output_channels)
 
     def _block(self, conv: SubMConv3d | SparseConv3d) -> SparseSequential:
-        norm = SparseBatchNorm1d(conv.out_channels, **self._norm)
+        norm = SparseBatchNorm1d(conv.out_channels, *self._norm)
         return SparseSequential(conv, norm, nn.ReLU(inplace=True))
 
     def _stage(
@@ -133,9 +132,7 @@ class SparseVoxelEncoder(nn.Module):
                 )
                 layers.append(self._block(conv))
             elif residual:
-                layers.append(
-                    SparseBasicBlock(out, f'subm{i + 1}', backend=self.backend, **self._norm)
-                )
+                layers.append(SparseBasicBlock(out, f'subm{i + 1}', self.backend, *self._norm))
             else:
                 layers.append(
                     self._block(SubMConv3d(width, out, 3, f'subm{i + 1}', backend=self.backend))

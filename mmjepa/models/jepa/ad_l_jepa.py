@@ -65,7 +65,10 @@ class ADLJEPA(BaseJEPA):
         channels = self.encoder.out_channels
         self.use_empty_token = empty_token
         self.mask_token = nn.Parameter(torch.randn(1, channels), requires_grad=train_tokens)
-        self.empty_token = nn.Parameter(torch.randn(1, channels), requires_grad=train_tokens)
+        # without the empty token in the context nothing but its direction as a target is used
+        self.empty_token = nn.Parameter(
+            torch.randn(1, channels), requires_grad=train_tokens and empty_token
+        )
 
     def extract_feat(self, inputs: dict) -> Tensor:
         """Raw BEV embeddings (B, C, h, w) of the whole cloud."""

@@ -61,7 +61,7 @@ class BaseJEPA(BaseModel):
         self.captured: dict[str, Tensor] = {}
 
     def init_weights(self) -> None:
-        """Initialise, then give an EMA target the context encoder's weights."""
+        """Initialise, then give a copied target the context encoder's weights."""
         super().init_weights()
         self.target.sync(self.encoder)
 

@@ -19,6 +19,22 @@ class _GatherRows(torch.autograd.Function):
         return grads[0].new_zeros(ctx.shape).index_copy_(0, index, grads[0]), None
 
 
+class _GatherRowsOrZero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = table.shape
+        padded = torch.cat([table, table.new_zeros(1, table.shape[1])])
+        return padded.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        padded = grads[0].new_zeros(ctx.shape[0] + 1, ctx.shape[1])
+        # rows of zeros share the last row, whose content is dropped; all others are distinct
+        return padded.index_copy_(0, index, grads[0])[:-1], None
+
+
 class _FillMap(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -49,6 +65,16 @@ def gather_rows(table: Tensor, index: Tensor) -> Tensor:
         index: (n,) int64, no value twice (the gradient would be wrong).
     """
     return _GatherRows.apply(table, index)
+
+
+def gather_rows_or_zero(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``, zeros where the index is N.
+
+    Args:
+        table: (N, C).
+        index: (n,) int64 in [0, N]; no value but N twice (the gradient would be wrong).
+    """
+    return _GatherRowsOrZero.apply(table, index)
 
 
 def fill_map(

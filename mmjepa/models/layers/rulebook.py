@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_KEY_LIMIT = 2**62
-# On CPU the target rows are cut into blocks of about this many numbers (rows times channels),
-# whose products, about a dozen a row, then stay in the cache
-_BLOCK_NUMBERS = 2**17
+# Most numbers (pairs times channels) of a block on CPU: 8 MiB of products stay in the cache
+_BLOCK_NUMBERS = 2**21
 
 
 class _Block(NamedTuple):
@@ -65,37 +63,41 @@ class Rulebook:
         return self._backward
 
 
-def _strides(sizes: Sequence[int]) -> list[int]:
-    """Row-major strides of a (B, D, H, W) grid; raises where its cells outnumber int64 keys."""
+def _strides(sizes: Sequence[int]) -> tuple[list[int], torch.dtype]:
+    """Row-major strides of a (B, D, H, W) grid, and the smallest type that numbers its cells."""
     strides = [1]
     for size in reversed(sizes):
         strides.insert(0, strides[0] * size)
-    if strides[0] >= _KEY_LIMIT:
+    if strides[0] >= 2**62:
         raise ValueError(f'a grid of {tuple(sizes)} cells (batch, z, y, x) overflows int64 keys')
-    return strides[1:]
+    # half of each type's range is left for the neighbours of the last cells
+    return strides[1:], torch.int32 if strides[0] < 2**30 else torch.int64
 
 
 def _blocks(
     pairs: tuple[Tensor, Tensor, Tensor], num_taps: int, num_targets: int, channels: int
 ) -> list[_Block]:
-    """Sorts pairs (tap, source, target), (P,) each in the order of targets, by block and tap."""
+    """Sorts pairs (tap, source, target), (P,) each, by block of target rows, tap and target."""
+    if num_targets * num_taps >= 2**31:
+        raise ValueError(f'{num_targets} rows times {num_taps} taps are too many for a rulebook')
+    if not num_targets:
+        return []
     tap, source, target = (part.int() for part in pairs)  # sorts in half the time of int64
     row_bits = max(num_targets - 1, 1).bit_length()
-    if not tap.is_cuda:
-        row_bits = min(row_bits, max(_BLOCK_NUMBERS // channels, 256).bit_length() - 1)
+    if not tap.is_cuda:  # there one block
+        rows = _BLOCK_NUMBERS // (channels * (len(tap) // num_targets + 1))
+        row_bits = min(row_bits, max(rows, 256).bit_length() - 1)
     tap_bits = (num_taps - 1).bit_length()
     count = (num_targets - 1 >> row_bits) + 1
-    if count << row_bits + tap_bits >= 2**31:
-        raise ValueError(f'{num_targets} rows times {num_taps} taps are too many for a rulebook')
+    # a key of few values sorts fast, and stable keeps the targets of a tap together
     group = (target >> row_bits << tap_bits) + tap
-    key, place = torch.sort((group << row_bits) + (target & (1 << row_bits) - 1))
-    pointers = F.pad(torch.bincount(target, minlength=num_targets).cumsum(0), (1, 0)).int()
-    order = torch.empty_like(tap)
-    order[place] = torch.arange(len(tap), dtype=torch.int32, device=tap.device)
+    place = torch.sort(group, stable=True)[1]
     source, target = source.index_select(0, place), target.index_select(0, place)
-    groups = torch.bincount(key >> row_bits, minlength=count << tap_bits)
+    order = torch.sort(target, stable=True)[1].int()
+    pointers = F.pad(torch.bincount(target, minlength=num_targets).cumsum(0), (1, 0)).int()
+    counts = torch.bincount(group, minlength=count << tap_bits)
     blocks, start = [], 0
-    for i, sizes in enumerate(groups.view(count, -1).tolist()):
+    for i, sizes in enumerate(counts.view(count, -1).tolist()):
         first, last = i << row_bits, min(i + 1 << row_bits, num_targets)
         part = slice(start, start + sum(sizes))
         blocks.append(
@@ -112,11 +114,6 @@ def _blocks(
         )
         start = part.stop
     return blocks
-
-
-def _number(cells: Tensor, strides: Sequence[int]) -> Tensor:
-    batch, z, y, x = cells.long().unbind(1)
-    return batch * strides[0] + z * strides[1] + y * strides[2] + x * strides[3]
 
 
 def submanifold_rules(
@@ -141,33 +138,39 @@ def submanifold_rules(
     num, (depth, height, width) = len(indices), kernel_size
     # the margin keeps a neighbour beyond one row's end from being the next row's first cell
     margins = [size + k // 2 for size, k in zip(spatial_shape, kernel_size, strict=True)]
-    strides = _strides([batch_size, *margins])
-    keys, rows = _number(indices, strides), None
+    strides, key_type = _strides([batch_size, *margins])
+    batch, z, y, x = indices.to(key_type).unbind(1)
+    keys, rows = ((batch * strides[0] + z * strides[1]) + y * strides[2]) + x, None
     if keys.is_cuda or bool((keys[1:] <= keys[:-1]).any()):  # on CUDA a look costs more
         keys, rows = torch.sort(keys)
-    ended = F.pad(keys, (0, 1), value=_KEY_LIMIT)
+    ended = F.pad(keys, (0, 1), value=torch.iinfo(key_type).max)
     volume = depth * height * width
     hits, places = [], []
     for line in range(depth * height // 2, depth * height):  # along x; the other half mirrors it
-        z, y = line // height - depth // 2, line % height - height // 2
-        wanted = keys + (z * strides[1] + y * strides[2] - width // 2)
-        place = torch.searchsorted(keys, wanted)
-        for tap in range(line * width, (line + 1) * width):
+        start = max(line * width, volume // 2 + 1)
+        shift = (line // height - depth // 2) * strides[1]
+        shift += (line % height - height // 2) * strides[2] + start % width - width // 2
+        wanted = keys + shift
+        if start == volume // 2 + 1:  # right behind each cell itself
+            place = torch.arange(1, num + 1, dtype=torch.int32, device=keys.device)
+        else:
+            place = torch.searchsorted(keys, wanted, out_int32=True)
+        for _ in range(start, (line + 1) * width):
             hit = ended.index_select(0, place) == wanted
-            if tap > volume // 2:
-                hits.append(hit)
-                places.append(place)
+            hits.append(hit)
+            places.append(place)
             place, wanted = place + hit, wanted + 1
     flat = torch.cat(hits).nonzero().view(-1)
+    second = torch.cat(places).index_select(0, flat)
+    flat = flat.int()
     half = torch.div(flat, num, rounding_mode='floor')
-    first, second = flat - half * num, torch.cat(places).index_select(0, flat)
+    first = flat - half * num
     if rows is not None:
-        first, second = rows[first], rows[second]
+        rows = rows.int()
+        first, second = rows.index_select(0, first), rows.index_select(0, second)
     # the second row feeds the first under a tap, the first the second under the mirrored tap
-    tap = torch.cat([volume // 2 + 1 + half, volume // 2 - 1 - half])
-    target, order = torch.sort(torch.cat([first, second]).int())
-    source = torch.cat([second, first]).index_select(0, order)
-    pairs = (tap.index_select(0, order), source, target)
+    tap = torch.cat([half + (volume // 2 + 1), -half + (volume // 2 - 1)])
+    pairs = (tap, torch.cat([second, first]), torch.cat([first, second]))
     return Rulebook(_blocks(pairs, volume, num, channels), num, volume // 2)
 
 
@@ -199,31 +202,27 @@ def strided_rules(
     Raises:
         ValueError: the output grid does not fit int64 keys.
     """
-    strides = _strides([batch_size, *out_shape])
-    cells = indices.long()
-    key = cells[:, :1] * strides[0]
+    strides, key_type = _strides([batch_size, *out_shape])
+    cells = indices.to(key_type)
+    key = cells[None, :, 0] * strides[0]
     valid = torch.ones_like(key, dtype=torch.bool)
     for axis in range(3):
-        tap = torch.arange(kernel_size[axis], device=indices.device)
-        moved = cells[:, axis + 1, None] + (padding[axis] - tap)
+        tap = torch.arange(kernel_size[axis], dtype=key_type, device=indices.device)
+        moved = cells[:, axis + 1] + (padding[axis] - tap)[:, None]
         place = torch.div(moved, stride[axis], rounding_mode='floor')
         fits = (place * stride[axis] == moved) & (place >= 0) & (place < out_shape[axis])
-        key = (key[:, :, None] + (place * strides[axis + 1])[:, None]).flatten(1)
-        valid = (valid[:, :, None] & fits[:, None]).flatten(1)
-    num, volume = valid.shape
+        key = (key[:, None] + place * strides[axis + 1]).flatten(0, 1)
+        valid = (valid[:, None] & fits).flatten(0, 1)
+    volume, num = valid.shape
     flat = valid.view(-1).nonzero().view(-1)
-    in_rows = torch.div(flat, volume, rounding_mode='floor')
-    tap = flat - in_rows * volume
-    sorted_keys, order = torch.sort(key.view(-1).index_select(0, flat))
-    out_keys, sorted_rows = torch.unique_consecutive(sorted_keys, return_inverse=True)
-    out_rows = torch.empty_like(order)
-    out_rows[order] = sorted_rows
-    to_outputs = (tap.index_select(0, order), in_rows.index_select(0, order), sorted_rows)
-    to_inputs = (tap, out_rows, in_rows)
+    out_keys, out_rows = torch.unique(key.view(-1).index_select(0, flat), return_inverse=True)
+    flat = flat.int()
+    tap = torch.div(flat, num, rounding_mode='floor')
+    in_rows = flat - tap * num
     rules = Rulebook(
-        _blocks(to_outputs, volume, len(out_keys), channels),
+        _blocks((tap, in_rows, out_rows), volume, len(out_keys), channels),
         len(out_keys),
-        lambda: _blocks(to_inputs, volume, num, channels),
+        lambda: _blocks((tap, out_rows, in_rows), volume, num, channels),
     )
     columns, rest = [], out_keys
     for step in strides:

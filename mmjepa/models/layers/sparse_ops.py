@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .rows import gather_rows_or_zero
 from .rulebook import Rulebook, rulebook_conv, strided_rules, submanifold_rules
 
 BACKENDS = ('spconv', 'rulebook')
@@ -111,11 +112,11 @@ def bev_rows(x: SparseTensor, cells: Tensor) -> Tensor:
     """BEV features of some cells, without the dense map; differentiable.
 
     Equal to ``x.dense().flatten(1, 2)`` read at the cells: channel c * D + z, zeros where a
-    cell has no active site. Cells may repeat.
+    cell has no active site.
 
     Args:
         x: sparse tensor with C channels on a (B, D, h, w) grid.
-        cells: (n,) int64 cell numbers b * h * w + y * w + x.
+        cells: (n,) int64 cell numbers b * h * w + y * w + x, each at most once.
 
     Returns:
         (n, C * D).
@@ -128,8 +129,7 @@ def bev_rows(x: SparseTensor, cells: Tensor) -> Tensor:
     place = ((batch * height + row) * width + col) * depth + z
     slots[place] = torch.arange(num, device=cells.device)
     rows = slots.view(-1, depth)[cells]
-    features = torch.cat([x.features, x.features.new_zeros(1, x.features.shape[1])])
-    found = features.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    found = gather_rows_or_zero(x.features, rows.flatten()).view(*rows.shape, -1)
     return found.transpose(1, 2).flatten(1)
 
 
@@ -197,8 +197,9 @@ class _SparseConv(nn.Module):
                 f'{self.kernel_size}, stride {self.stride}, padding {self.padding}'
             )
         if not x.features.shape[0]:
-            # zero times the weights keeps them in the graph, as distributed training needs
-            features = x.features.new_zeros(0, self.out_channels) + 0 * self.weight.sum()
+            # zero times everything keeps it in the graph, as distributed training needs
+            features = x.features.new_zeros(0, self.out_channels)
+            features = features + 0 * (self.weight.sum() + x.features.sum())
             return SparseTensor(features, x.indices, shape, x.batch_size, x.rules)
         backend = self.backend or backend_name(x.features.device)
         run = _spconv_forward if backend == 'spconv' else _rulebook_forward
@@ -288,6 +289,7 @@ class SparseSequential(nn.Sequential):
     """Runs sparse layers on the sparse tensor and all others on its features."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:
+        """Result of the last layer."""
         for module in self:
             if isinstance(module, _SparseConv | SparseSequential | SparseBasicBlock):
                 x = module(x)
@@ -304,6 +306,7 @@ class SparseBatchNorm1d(nn.BatchNorm1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C) -> (N, C)."""
         rows = input.shape[0]
         if rows > 1 or not self.training:
             return super().forward(input)
@@ -419,8 +422,10 @@ def _spconv_native(
         ),
     )
     indices, pairs, counts = found
-    convolve = spconv.functional.indice_subm_conv
-    if not conv.submanifold:
+    if conv.submanifold:
+        # not spconv's view of them: the next layer knows its rules by the tensor of cells
+        indices, convolve = x.indices, spconv.functional.indice_subm_conv
+    else:
         convolve = spconv.functional.indice_conv
     features = x.features.contiguous()
     return convolve(features, conv.weight, pairs, counts, indices.shape[0], algo), indices

@@ -37,12 +37,14 @@ def variance_hinge(
     Returns:
         (B,) hinge of each sample and (B,) bool, True where it is defined.
     """
-    # sums over samples as a matrix product: deterministic, and no atomics on few rows
-    member = F.one_hot(sample_N, batch_size).to(rows_ND.dtype).t()
-    count = member.sum(1, keepdim=True)
-    centred = rows_ND - (member @ rows_ND / count.clamp(min=1))[sample_N]
-    variance = member @ centred.square() / (count - 1).clamp(min=1)
-    hinge = F.relu(gamma - (variance + eps).sqrt()).mean(1)
+    with torch.autocast(rows_ND.device.type, enabled=False):
+        rows_ND = rows_ND.float()
+        # sums over samples as a matrix product: deterministic, and no atomics on few rows
+        member = F.one_hot(sample_N, batch_size).to(rows_ND.dtype).t()
+        count = member.sum(1, keepdim=True)
+        centred = rows_ND - (member @ rows_ND / count.clamp(min=1))[sample_N]
+        variance = member @ centred.square() / (count - 1).clamp(min=1)
+        hinge = F.relu(gamma - (variance + eps).sqrt()).mean(1)
     valid = count[:, 0] >= 2
     return torch.where(valid, hinge, 0.0), valid
 

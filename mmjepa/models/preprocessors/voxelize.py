@@ -84,8 +84,7 @@ def hard_voxelize_mean(
     ``HardSimpleVFE`` where no cap binds, and with ``drop='first'`` also where one does: mmcv
     keeps a voxel's first points and a sweep's first voxels in the order of the points. On a
     sweep ordered by ring or azimuth that leaves out a whole sector, hence ``drop='random'``,
-    drawn from the sample's seed alone. Waits for the device once (twice for ``'first'``... no:
-    once in every case).
+    drawn from the sample's seed alone. Waits for the device once.
 
     Args:
         points: one (N_i, F) float tensor a sample on one device, x, y, z in metres first;
@@ -111,54 +110,64 @@ def hard_voxelize_mean(
     sample = torch.repeat_interleave(
         torch.arange(batch_size, device=device), lengths, output_size=len(cloud)
     )
-    key, valid = _cell_keys(cloud, sample, batch_size, shape, point_cloud_range, voxel_size)
+    cell, valid = _cell_numbers(cloud, sample, batch_size, shape, point_cloud_range, voxel_size)
     if drop == 'random':
         within = torch.arange(len(cloud), device=device) - (lengths.cumsum(0) - lengths)[sample]
-        rank = counter_uniform(seeds.to(device)[sample], within, stream=_POINT_STREAM)
-        key = (key << _RANK_BITS) + (rank * 2**_RANK_BITS).long()
-    key, order = torch.sort(key, stable=True)
-    cell = key >> _RANK_BITS if drop == 'random' else key
+        draw = counter_uniform(seeds.to(device)[sample], within, stream=_POINT_STREAM)
+        key, order = torch.sort((cell << _RANK_BITS) + _as_rank(draw), stable=True)
+        cell = key >> _RANK_BITS
+    else:
+        cell, order = torch.sort(cell, stable=True)
 
-    # first row of each voxel in the sorted points; invalid points lie at the end
+    # first row of each voxel among the sorted points, of which the invalid ones come last
     first = torch.ones_like(valid)
     first[1:] = cell[1:] != cell[:-1]
     first &= valid[order]
-    per_sample = torch.zeros(batch_size + 1, dtype=torch.int64, device=device)
+    per_sample = torch.zeros(batch_size, dtype=torch.int64, device=device)
     per_sample.index_add_(0, sample[order], first.long())
-    num_valid = valid.sum()
-    per_sample[-1] = num_valid
-    *counts, _ = per_sample.tolist()  # the one wait for the device
+    counts = per_sample.tolist()  # the one wait for the device
     if 0 in counts:
         raise ValueError(
             f'sample {counts.index(0)} of the batch has no point within '
             f'{list(point_cloud_range)} m: wrong units, wrong axes or an empty sweep'
         )
-    starts = _select(first, torch.arange(len(key), device=device), sum(counts))
-    cells = cell[starts]
+    num_valid = valid.sum()
+    starts = _select(first, torch.arange(len(cell), device=device), sum(counts))
     sizes = torch.diff(starts, append=num_valid[None])
-    occupied = len(starts)
     if max(counts) > max_voxels:
-        kept = _cap_voxels(cells, order[starts], counts, seeds, shape, max_voxels, drop)
-        starts, cells, sizes = starts[kept], cells[kept], sizes[kept]
-
+        kept = _cap_voxels(cell[starts], order[starts], counts, seeds, shape, max_voxels, drop)
+        starts, sizes = starts[kept], sizes[kept]
     num_points = sizes.clamp(max=max_points)
-    slot = torch.arange(max_points, device=device)
+    return VoxelBatch(
+        _means(cloud, order, starts, num_points, max_points),
+        _coordinates(cell[starts], shape),
+        num_points,
+        1 - num_points.sum().float() / num_valid.float(),
+        torch.full((), 1 - len(starts) / sum(counts), device=device),
+    )
+
+
+def _means(
+    cloud: Tensor, order: Tensor, starts: Tensor, num_points: Tensor, max_points: int
+) -> Tensor:
+    """(M, F) means of the first points of each voxel; no atomics, hence the same every time."""
+    slot = torch.arange(max_points, device=cloud.device)
     rows = order[(starts[:, None] + slot).clamp(max=len(order) - 1)]
     gathered = cloud[rows].masked_fill((slot >= num_points[:, None])[..., None], 0)
-    feats = gathered.sum(1) / num_points[:, None].float()
-    depth, height, width = shape
-    coors = torch.stack(
-        [
-            cells // (depth * height * width),
-            cells // (height * width) % depth,
-            cells // width % height,
-            cells % width,
-        ],
-        1,
-    )
-    dropped_points = 1 - num_points.sum().float() / num_valid.float()
-    dropped_voxels = torch.full((), 1 - len(starts) / occupied, device=device)
-    return VoxelBatch(feats, coors, num_points, dropped_points, dropped_voxels)
+    return gathered.sum(1) / num_points[:, None].float()
+
+
+def _coordinates(cells: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(M, 4) b, z, y, x of voxel numbers."""
+    columns = []
+    for size in reversed(shape):
+        columns.append(cells % size)
+        cells = cells // size
+    return torch.stack([cells, *reversed(columns)], 1)
+
+
+def _as_rank(draw: Tensor) -> Tensor:
+    return (draw * 2**_RANK_BITS).long()
 
 
 def _check_arguments(points: Sequence[Tensor], max_points: int, max_voxels: int, drop: str) -> None:
@@ -176,7 +185,7 @@ def _check_arguments(points: Sequence[Tensor], max_points: int, max_voxels: int,
         raise ValueError(f"drop must be 'random' or 'first', got {drop!r}")
 
 
-def _cell_keys(
+def _cell_numbers(
     cloud: Tensor,
     sample: Tensor,
     batch_size: int,
@@ -196,7 +205,8 @@ def _cell_keys(
     size = _constant(tuple(voxel_size), cloud.device)
     # float32 and a true division, as mmcv: a scalar divisor becomes a product on CUDA
     place = torch.floor((cloud[:, :3] - low) / size)
-    valid = ((place >= 0) & (place < _constant((width, height, depth), cloud.device))).all(1)
+    inside = (place >= 0) & (place < _constant((width, height, depth), cloud.device))
+    valid = inside.all(1) & torch.isfinite(cloud).all(1)
     x, y, z = place.nan_to_num(0, 0, 0).long().unbind(1)
     key = ((sample * depth + z) * height + y) * width + x
     return key.masked_fill(~valid, total), valid
@@ -223,11 +233,10 @@ def _cap_voxels(
     sample = cells // volume
     if drop == 'random':
         draw = counter_uniform(seeds.to(device)[sample], cells % volume, stream=_VOXEL_STREAM)
-        rank = (draw * 2**_RANK_BITS).long()
-        bits = _RANK_BITS
+        rank = (sample << _RANK_BITS) + _as_rank(draw)
     else:
-        rank, bits = first_points, 38  # grows with the sample, hence already in its order
-    _, order = torch.sort((sample << bits) + rank, stable=True)
+        rank = first_points  # the samples' points follow each other
+    order = torch.sort(rank, stable=True)[1]
     number = torch.tensor(counts).to(device, non_blocking=True)
     position = torch.empty_like(order)
     position[order] = torch.arange(len(order), device=device)

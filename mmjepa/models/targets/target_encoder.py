@@ -66,7 +66,8 @@ class TargetEncoder(nn.Module):
         self.buffer_policy = buffers
         self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
         self.transform = MODELS.build(transform) if isinstance(transform, dict) else transform
-        self.has_updater = False  # set by TargetUpdateHook
+        self._is_copy = False
+        self.has_updater = False  # set by TargetUpdateHook while it is at work
 
     @property
     def moves(self) -> bool:
@@ -77,13 +78,14 @@ class TargetEncoder(nn.Module):
         """Copy the initialised context encoder where the policy wants a copy."""
         if self.policy in ('ema', 'frozen') and self.encoder is None:
             self.encoder = copy.deepcopy(online)
+            self._is_copy = True
         if self.encoder is not None:
             self.encoder.requires_grad_(False)
             self.train(self.training)
 
     def sync(self, online: nn.Module) -> None:
         """Take over the context encoder's weights and buffers (before the first step)."""
-        if self.policy == 'ema' and self.encoder is not None:
+        if self._is_copy and self.encoder is not None:
             self.encoder.load_state_dict(online.state_dict())
 
     def train(self, mode: bool = True) -> 'TargetEncoder':
