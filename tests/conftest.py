@@ -31,10 +31,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _no_user_cache(tmp_path_factory):
+    """Fixtures of modules are made before those of tests and stay out of the user's cache, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MMJEPA_CACHE', str(tmp_path_factory.mktemp('session_cache')))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path, monkeypatch):
-    """Relative writes land in the test's own folder; seeds and defaults do not leak."""
+def _isolated(tmp_path, tmp_path_factory, monkeypatch):
+    """Relative writes and caches land in the test's own folders; seeds and defaults do not leak."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MMJEPA_CACHE', str(tmp_path_factory.mktemp('cache')))
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (third-party code draws from the global state)
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()

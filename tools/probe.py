@@ -16,6 +16,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmjepa.engine.config import default_work_dir, load_config
+from mmjepa.engine.errors import one_line_errors
 from mmjepa.evaluation.probes import (
     ARMS,
     PROTOCOLS,
@@ -69,7 +70,7 @@ def parse_args(argv=None):
         '--standardise', action='store_true', help='standardise the features of every arm for kNN'
     )
     parser.add_argument('--batch-size', type=int, default=2, help='sweeps at a time')
-    parser.add_argument('--device', default='auto', help='cpu, cuda, ...')
+    parser.add_argument('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
     parser.add_argument('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     return parser.parse_args(argv)
@@ -120,14 +121,15 @@ def main(argv=None):
     device = args.device
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    results = probe_bev_cells(
-        load_config(args.config, args.cfg_options),
-        None if args.checkpoint == 'none' else args.checkpoint,
-        settings_of(args),
-        device=device,
-        data_root=args.data_root,
-        progress=TerminalProgress(),
-    )
+    with one_line_errors():
+        results = probe_bev_cells(
+            load_config(args.config, args.cfg_options),
+            None if args.checkpoint == 'none' else args.checkpoint,
+            settings_of(args),
+            device=device,
+            data_root=args.data_root,
+            progress=TerminalProgress(),
+        )
     print(format_table(results))
     for path in write_results(results, output_dir(args)):
         print(f'written: {path}')

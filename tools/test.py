@@ -9,8 +9,8 @@ import os
 
 from mmengine.config import DictAction
 
-from mmjepa.engine.checkpoint import CheckpointError
 from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
+from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.runner import build_runner
 
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict:
     """Run; returns the metrics."""
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         cfg = load_config(args.config, args.cfg_options)
         if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
             raise ConfigError(
@@ -52,8 +52,6 @@ def main(argv: list[str] | None = None) -> dict:
         cfg.runner_type = 'mmjepa.JEPARunner'  # MMEngine's own would load what fits and go on
         check_config(cfg)
         return build_runner(cfg).test()
-    except (ConfigError, CheckpointError, FileNotFoundError, PermissionError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

@@ -7,13 +7,9 @@ import tempfile
 import torch
 from mmengine.config import Config, DictAction
 
-from mmjepa.engine.checkpoint import CheckpointError
 from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
-from mmjepa.engine.hooks.loss_guard import NonFiniteLossError
+from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.runner import build_runner
-
-# their messages say what to do; a traceback would only hide that
-USER_ERRORS = (ConfigError, CheckpointError, NonFiniteLossError, FileNotFoundError, PermissionError)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -120,10 +116,8 @@ def prepare(args: argparse.Namespace) -> Config:
 def main(argv: list[str] | None = None) -> None:
     """Run."""
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         build_runner(prepare(args)).train()
-    except USER_ERRORS as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

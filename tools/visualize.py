@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from mmjepa.engine.errors import one_line_errors
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
@@ -26,7 +28,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', help='picture (default: beside the checkpoint or run)')
     parser.add_argument('--curves', metavar='WORK_DIR', help='draw the curves of a training run')
     parser.add_argument('--seed', type=int, default=0, help='of the mask and untrained weights')
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args(argv)
     sweep = (args.config, args.checkpoint, args.input)
@@ -42,8 +44,11 @@ def draw_sweep(args):
     from mmjepa.visualization import save_figure, sweep_figure, view_sweep
 
     torch.manual_seed(args.seed)
+    device = args.device
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
     checkpoint = None if args.checkpoint == 'none' else args.checkpoint
-    model = init_model(args.config, checkpoint, args.device, args.cfg_options)
+    model = init_model(args.config, checkpoint, device, args.cfg_options)
     name = 'untrained' if checkpoint is None else checkpoint
     title = f'{type(model).__name__} ({name}) on {args.input}'
     folder = Path('.') if checkpoint is None else Path(checkpoint).parent
@@ -61,10 +66,11 @@ def draw_curves(args, alone):
 def main(argv=None):
     args = parse_args(argv)
     written = []
-    if args.input:
-        written.append(draw_sweep(args))
-    if args.curves:
-        written.append(draw_curves(args, alone=not args.input))
+    with one_line_errors():
+        if args.input:
+            written.append(draw_sweep(args))
+        if args.curves:
+            written.append(draw_curves(args, alone=not args.input))
     for path in written:
         print(f'written: {path}')
     return written

@@ -15,5 +15,7 @@ env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 log_level = 'INFO'
+sync_bn = None  # 'torch': BatchNorm over all ranks (CUDA)
+find_unused_parameters = False
 load_from = None
 resume = False

@@ -31,8 +31,17 @@ use_dim = 4
 fov_crop = 'auto'
 split = 'train'
 on_error = 'raise'
+gt_sampling = False  # True pastes labelled objects, as the released code does: it READS LABELS
+download_hint = (
+    'Download velodyne points and calibration matrices of the KITTI object benchmark '
+    f'(https://www.cvlibs.net/datasets/kitti/eval_object.php) into {data_root}/training; stand-in: '
+    f'`python tools/create_data.py sim-kitti --out {data_root} --frames 200`'
+)
 
 mask_ratio = 0.5
+mask_per = 'batch'
+train_tokens = True
+predictor_final_relu = True
 variance_weight = 1.0
 
 grid_size = [
@@ -55,15 +64,15 @@ model = dict(
         sparse_shape=[grid_size[2] + 1, grid_size[1], grid_size[0]],
     ),
     target=dict(type='TargetEncoder', policy='ema', mode='train', buffers='keep'),
-    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=True),
-    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per='batch'),
+    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=predictor_final_relu),
+    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per=mask_per),
     loss=dict(
         type='BEVJEPALoss',
         occupied_weight=0.75,
         empty_weight=0.25,
         variance_weight=variance_weight,
     ),
-    train_tokens=True,
+    train_tokens=train_tokens,
 )
 
 train_dataloader = dict(
@@ -80,9 +89,11 @@ train_dataloader = dict(
         split=split,
         load_dim=load_dim,
         on_error=on_error,
+        download_hint=download_hint,
         pipeline=[
             dict(type='LoadPoints', load_dim=load_dim, use_dim=use_dim),
             dict(type='CropToCameraView', fov_crop=fov_crop),
+            *([dict(type='GTSampling', db_root=data_root)] if gt_sampling else []),
             dict(type='RandomFlipPoints', axes='y', prob=0.5),
             dict(type='GlobalRotScale', yaw=[-0.78539816, 0.78539816], scale=[0.95, 1.05]),
             dict(type='PointsRangeFilter', point_cloud_range=point_cloud_range),
@@ -112,5 +123,6 @@ custom_hooks = [
     dict(type='CollapseMonitorHook', interval=log_interval),
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
 ] + ([dict(type='OnlineBEVProbeHook', interval=probe_interval)] if probe_interval else [])
 log_processor = dict(by_epoch=max_iters is None, window_size=10)

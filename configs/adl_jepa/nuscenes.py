@@ -4,8 +4,9 @@
 
 No published AD-L-JEPA config or result exists for nuScenes: the grid is OpenPCDet's, schedule and
 weights are those of Waymo, the yaw range is the one usual on nuScenes. Ten sweeps are
-aggregated with their time lag where data_root holds the devkit's tables (v1.0-trainval or
-v1.0-mini); otherwise each .pcd.bin stands alone with lag 0, and the log says so.
+aggregated with their time lag. data_root holds the data set's tables (v1.0-trainval or v1.0-mini),
+and nuscenes-devkit the scenes of the split. With split=None every sweep is read, those of
+validation scenes too; without tables each .pcd.bin then stands alone with lag 0.
 """
 
 _base_ = ['../_base_/default_runtime.py', '../_base_/one_cycle_adamw.py']
@@ -25,10 +26,17 @@ max_voxels = [60000, 60000]
 load_dim = 5
 use_dim = 5  # x, y, z, intensity, time lag
 num_sweeps = 10
-split = None  # every LIDAR_TOP sweep below data_root
+split = 'train'  # of the official scenes; None: every LIDAR_TOP sweep
 on_error = 'raise'
+download_hint = (
+    'Download nuScenes (https://www.nuscenes.org/nuscenes): the metadata and the LiDAR blobs of '
+    f'v1.0-trainval or v1.0-mini, unpacked as {data_root}/{{v1.0-trainval,samples,sweeps}}'
+)
 
 mask_ratio = 0.5
+mask_per = 'batch'
+train_tokens = True
+predictor_final_relu = True
 variance_weight = 10.0
 
 grid_size = [
@@ -50,15 +58,15 @@ model = dict(
         sparse_shape=[grid_size[2] + 1, grid_size[1], grid_size[0]],
     ),
     target=dict(type='TargetEncoder', policy='ema', mode='train', buffers='keep'),
-    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=True),
-    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per='batch'),
+    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=predictor_final_relu),
+    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per=mask_per),
     loss=dict(
         type='BEVJEPALoss',
         occupied_weight=0.75,
         empty_weight=0.25,
         variance_weight=variance_weight,
     ),
-    train_tokens=True,
+    train_tokens=train_tokens,
 )
 
 train_dataloader = dict(
@@ -75,6 +83,7 @@ train_dataloader = dict(
         split=split,
         load_dim=load_dim,
         on_error=on_error,
+        download_hint=download_hint,
         pipeline=[
             dict(type='LoadPoints', load_dim=load_dim),
             dict(type='AggregateSweeps', num_sweeps=num_sweeps, load_dim=load_dim, use_dim=4),
@@ -105,5 +114,6 @@ custom_hooks = [
     dict(type='CollapseMonitorHook', interval=log_interval),
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
 ]
 log_processor = dict(by_epoch=max_iters is None, window_size=10)

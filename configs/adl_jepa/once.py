@@ -26,8 +26,15 @@ load_dim = 4
 use_dim = 4
 split = None  # every sweep below data_root; name a list of ImageSets otherwise
 on_error = 'raise'
+download_hint = (
+    'Download raw_small (or raw_medium, raw_large) of ONCE (https://once-for-auto-driving.github.io) '
+    f'and unpack its sweeps below {data_root}, as <sequence>/lidar_roof/<frame>.bin'
+)
 
 mask_ratio = 0.5
+mask_per = 'batch'
+train_tokens = True
+predictor_final_relu = True
 variance_weight = 10.0
 
 grid_size = [
@@ -49,15 +56,15 @@ model = dict(
         sparse_shape=[grid_size[2] + 1, grid_size[1], grid_size[0]],
     ),
     target=dict(type='TargetEncoder', policy='ema', mode='train', buffers='keep'),
-    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=True),
-    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per='batch'),
+    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=predictor_final_relu),
+    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per=mask_per),
     loss=dict(
         type='BEVJEPALoss',
         occupied_weight=0.75,
         empty_weight=0.25,
         variance_weight=variance_weight,
     ),
-    train_tokens=True,
+    train_tokens=train_tokens,
 )
 
 train_dataloader = dict(
@@ -74,6 +81,7 @@ train_dataloader = dict(
         split=split,
         load_dim=load_dim,
         on_error=on_error,
+        download_hint=download_hint,
         pipeline=[
             dict(type='LoadPoints', load_dim=load_dim, use_dim=use_dim),
             dict(type='RandomFlipPoints', axes='xy', prob=0.5),
@@ -103,5 +111,6 @@ custom_hooks = [
     dict(type='CollapseMonitorHook', interval=log_interval),
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
 ]
 log_processor = dict(by_epoch=max_iters is None, window_size=10)

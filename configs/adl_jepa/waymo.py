@@ -3,15 +3,17 @@
     tools/dist_train.sh configs/adl_jepa/waymo.py 4 --cfg-options batch_size=4      # 16 in all
 
 The released schedule: every 5th frame of the 798 train sequences (about 32k), 30 epochs, batch 16
-on one A100. Sweeps as float32 .bin of load_dim values a point; MMDetection3D's converter writes 6
-(x, y, z, intensity, elongation, no-label-zone), of which 5 are used, intensity through tanh.
+on one A100. Data as MMDetection3D 1.4's converter writes it: training/velodyne holds train sweeps
+(0SSSFFF.bin) and validation sweeps (1SSSFFF.bin), ImageSets/train.txt, which is obeyed, the former.
+A point has 6 values (x, y, z, intensity, elongation, no-label-zone), of which 5 are used, intensity
+through tanh.
 The paper fine-tunes CenterPoint on 20 % of the labels: 64.67 -> 65.07 (65.41 after pre-training
 on all frames). Deviations: no GT sampling (it needs labels), trained tokens.
 """
 
 _base_ = ['../_base_/default_runtime.py', '../_base_/one_cycle_adamw.py']
 
-data_root = 'data/waymo/training/velodyne'
+data_root = 'data/waymo/kitti_format'
 batch_size = 4  # a process
 num_workers = 4
 max_epochs = 30
@@ -25,10 +27,19 @@ voxel_size = [0.1, 0.1, 0.15]
 max_voxels = [150000, 150000]
 load_dim = 6
 use_dim = 5
-split = None  # every sweep below data_root; name a list of ImageSets otherwise
+split = 'train'  # of ImageSets
+load_interval = 5  # every 5th frame of the split; 1: all
 on_error = 'raise'
+download_hint = (
+    'Download the Waymo Open Dataset (perception, https://waymo.com/open) and convert it with '
+    'mmdet3d 1.4: `python tools/create_data.py waymo` of its checkout writes kitti_format, which '
+    'data_root names'
+)
 
 mask_ratio = 0.5
+mask_per = 'batch'
+train_tokens = True
+predictor_final_relu = True
 variance_weight = 10.0
 
 grid_size = [
@@ -50,15 +61,15 @@ model = dict(
         sparse_shape=[grid_size[2] + 1, grid_size[1], grid_size[0]],
     ),
     target=dict(type='TargetEncoder', policy='ema', mode='train', buffers='keep'),
-    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=True),
-    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per='batch'),
+    predictor=dict(type='BEVConvPredictor', num_layers=3, final_relu=predictor_final_relu),
+    mask_generator=dict(type='BEVMaskGenerator', mask_ratio=mask_ratio, mask_per=mask_per),
     loss=dict(
         type='BEVJEPALoss',
         occupied_weight=0.75,
         empty_weight=0.25,
         variance_weight=variance_weight,
     ),
-    train_tokens=True,
+    train_tokens=train_tokens,
 )
 
 train_dataloader = dict(
@@ -74,7 +85,9 @@ train_dataloader = dict(
         data_root=data_root,
         split=split,
         load_dim=load_dim,
+        load_interval=load_interval,
         on_error=on_error,
+        download_hint=download_hint,
         pipeline=[
             dict(type='LoadPoints', load_dim=load_dim, use_dim=use_dim),
             dict(type='NormalizeIntensity', method='tanh'),
@@ -105,5 +118,6 @@ custom_hooks = [
     dict(type='CollapseMonitorHook', interval=log_interval),
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
 ]
 log_processor = dict(by_epoch=max_iters is None, window_size=10)

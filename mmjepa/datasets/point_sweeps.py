@@ -236,7 +236,7 @@ class PointSweepDataset(Dataset):
         if not chosen:
             raise FileNotFoundError(
                 f'{file} is empty; it should name a frame or sequence per line. (The Waymo '
-                "converter of mmdet3d fills it from training/image_0/*.jpg: without images, write "
+                'converter of mmdet3d fills it from training/image_0/*.jpg: without images, write '
                 'the names in velodyne that begin with 0 for train, 1 for validation, less .bin)'
             )
         source = f'{file}: {len(entries)} entries'

@@ -3,13 +3,15 @@
 import ast
 import difflib
 import inspect
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config import config as mm_config
+from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import LogProcessor, Runner
 from torch.utils.data import DataLoader
@@ -174,12 +176,50 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     _check_linked(path, variables)
     with _variables(variables) as found:
         config = Config.fromfile(path)
+    _warn_unreached(path, config, variables)
     _drop_own_scope(config._cfg_dict)
     later = {k: v for k, v in options.items() if k not in found}
     for name in later:
         _check_option(config, name)
     config.merge_from_dict(later)
     return config
+
+
+def _warn_unreached(path: Path, config: Config, options: dict[str, Any]) -> None:
+    """Warn where a config sets a variable from which its base has computed values already."""
+    own = {}
+    try:
+        body = ast.parse(path.read_text(encoding='utf-8')).body
+    except SyntaxError:  # templates, json
+        return
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(ValueError):
+                own[node.targets[0].id] = ast.literal_eval(node.value)
+    if own.pop(mm_config.BASE_KEY, None) is None:
+        return
+    with _variables({**own, **options}):
+        reaching = Config.fromfile(path)
+    differing = sorted(_differences(config._cfg_dict, reaching._cfg_dict))
+    if differing:
+        print_log(
+            f'{path} sets variables from which its base has computed other values before: '
+            f'{"; ".join(differing[:5])}{"; ..." if len(differing) > 5 else ""}. Set these values '
+            'too, or give the variables as --cfg-options, which reach everything',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _differences(ours: Any, wanted: Any, place: str = '') -> Iterator[str]:
+    if isinstance(ours, dict) and isinstance(wanted, dict) and ours.keys() == wanted.keys():
+        for key in ours:
+            yield from _differences(ours[key], wanted[key], f'{place}.{key}' if place else str(key))
+    elif isinstance(ours, list) and isinstance(wanted, list) and len(ours) == len(wanted):
+        for i, (a, b) in enumerate(zip(ours, wanted, strict=True)):
+            yield from _differences(a, b, f'{place}.{i}')
+    elif ours != wanted:
+        yield f'{place} stays {ours!r}, not {wanted!r}'
 
 
 def default_work_dir(config: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Training loop over an endless, resumable stream of batches."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.runner import BaseLoop
@@ -92,17 +93,29 @@ class JEPATrainLoop(BaseLoop):
         batches = iter(self.dataloader)
         # after the loader was made: making it draws from the global generator
         runner.restore_rng()
+        try:
+            self._train(batches)
+        finally:
+            self._close(batches)
+        runner.call_hook('after_train')
+        return runner.model
+
+    def _train(self, batches: Iterator) -> None:
         new_epoch = True
         while self._iter < self._max_iters and not self.stop_training:
             if new_epoch:
-                runner.call_hook('before_train_epoch')
-                runner.model.train()
+                self.runner.call_hook('before_train_epoch')
+                self.runner.model.train()
             self.run_iter(self._iter % self.epoch_length, next(batches))
             new_epoch = self._iter % self.epoch_length == 0 or self._iter == self._max_iters
             if new_epoch:
                 self._end_epoch()
-        runner.call_hook('after_train')
-        return runner.model
+
+    def _close(self, batches: Iterator) -> None:
+        """End the loader's workers: of an endless stream nothing else does before the exit."""
+        if hasattr(batches, '_shutdown_workers'):
+            batches._shutdown_workers()
+        self.dataloader._iterator = None
 
     def run_iter(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""

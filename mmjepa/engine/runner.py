@@ -259,6 +259,7 @@ class JEPARunner(Runner):
         Raises:
             CheckpointError: the file can't be read, or holds no state of a training.
         """
+        kwargs.setdefault('map_location', 'cpu')  # not twice on the device
         try:
             super().resume(filename, *args, **kwargs)
         except KeyError as error:

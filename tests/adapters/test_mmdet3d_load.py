@@ -194,3 +194,40 @@ def test_metadata_is_needed_for_every_convolution(exported):
             prefix + k.removeprefix('middle_encoder.').rsplit('.', 1)[0] in state._metadata
             for k in state
         )
+
+
+def test_features_after_one_step_of_pretraining(voxelnet, repo, tmp_path):
+    """Pre-train a step, export, load into SECOND: extract_feat and the detector see the same."""
+    from toy_lidar import toy_scene
+
+    from mmjepa.engine.checkpoint import atomic_save
+    from mmjepa.engine.config import load_config
+    from mmjepa.registry import MODELS
+
+    model = MODELS.build(load_config(repo / 'configs/adl_jepa/kitti.py').model)
+    data = {
+        'inputs': {'points': [torch.from_numpy(toy_scene(i)) for i in range(2)]},
+        'data_samples': [{'sample_seed': i} for i in range(2)],
+    }
+    inputs = model.data_preprocessor(data, True)['inputs']
+    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
+    sum(v for k, v in model.loss(inputs).items() if 'loss' in k).backward()
+    optimizer.step()
+    source, out = tmp_path / 'jepa.pth', tmp_path / 'second.pth'
+    atomic_save({'meta': {'method': 'ADLJEPA'}, 'state_dict': model.state_dict()}, source)
+    write_encoder(read_encoder(source, 'mmjepa'), out, 'mmdet3d')
+    load_checkpoint(voxelnet, str(out), logger='silent')
+    encoder = voxelnet.middle_encoder.eval()
+    theirs = type(encoder).__name__ == 'SparseEncoder'
+    if theirs:  # the only kernels that spconv has for CPU tensors
+        from spconv.core import ConvAlgo
+
+        for module in encoder.modules():
+            if hasattr(module, 'algo'):
+                module.algo = ConvAlgo.Native
+    model.eval()
+    with torch.no_grad():
+        ours = model.extract_feat(inputs)
+        detectors = encoder(inputs['feats'], inputs['coors'].int(), 2)
+    assert ours.abs().max() > 0
+    assert torch.equal(detectors, ours)

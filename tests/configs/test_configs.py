@@ -62,7 +62,9 @@ def test_pretraining_config_builds(path):
     model = MODELS.build(cfg.model)
     model.init_weights()
     assert model.mask_generator is not None
-    for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
+    everything = load_config(path, dict(probe_interval=1)) if 'probe_interval' in cfg else cfg
+    check_config(everything)
+    for hook in [*everything.default_hooks.values(), *everything.custom_hooks]:
         if hook is not None:
             HOOKS.build(hook)
     for metric in cfg.get('val_evaluator') or ():

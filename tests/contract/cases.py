@@ -26,13 +26,18 @@ class Case:
         options: options that make it small.
         make_data: writes toy data with labels into a folder and returns it.
         remove_labels: deletes every label from such a folder.
-        paths: dotted config paths of the mask generator settings that must raise.
+        hidden_and_visible: of a model and preprocessed inputs: whether every sample has
+            something hidden and something visible.
+        host_reads: how often loss() may wait for the device (sizes of ragged parts).
+        impossible: settings of the mask generator that must raise.
     """
 
     config: str
     options: dict[str, Any]
     make_data: Callable[[Path], Path]
     remove_labels: Callable[[Path], None]
+    hidden_and_visible: Callable[[Any, dict], bool]
+    host_reads: int = 0
     impossible: list[dict[str, Any]] = field(default_factory=list)
 
     def load(self, data_root: Path, **options: Any):
@@ -78,6 +83,15 @@ def _remove_kitti_labels(root: Path) -> None:
     (root / 'training' / 'label_2').rmdir()
 
 
+def _bev_masks_not_empty(model: Any, inputs: dict) -> bool:
+    generator, drawn = model.mask_generator, []
+    model.mask_generator = lambda *args: drawn.append(generator(*args)) or drawn[-1]
+    model.loss(inputs)
+    model.mask_generator = generator
+    classes = drawn[0].classes.flatten(1)
+    return all(bool((classes == kind).any(1).all()) for kind in range(4))
+
+
 CASES = {
     'ADLJEPA': Case(
         config='configs/adl_jepa/kitti.py',
@@ -93,6 +107,8 @@ CASES = {
             root, 7, labels=True, extent=12.8, ground=400, boxes=3
         ),
         remove_labels=_remove_kitti_labels,
+        hidden_and_visible=_bev_masks_not_empty,
+        host_reads=1,
         impossible=[
             dict(mask_ratio=0.0),
             dict(mask_ratio=1.0),

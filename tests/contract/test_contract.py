@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from cases import CASES
+from mmengine.hooks import Hook
 
-from mmjepa.engine.hooks import TargetUpdateHook
+from mmjepa.engine.hooks import CollapseMonitorHook, TargetUpdateHook
 from mmjepa.models.jepa.base import BaseJEPA
 from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -21,6 +22,8 @@ RULES = {
     'keep_ids': 'keep_ids=None equals all ids',
     'mask_generator_required': 'training without a mask generator stops',
     'round_trip': 'extract_feat is the same after a trip through a file',
+    'schedules': 'every schedule is right at iteration 0, at the last one and after a resume',
+    'silent_monitor': 'the collapse monitor measures and stays silent on a healthy run',
     'label_free': 'one step gives the same loss with the label files deleted',
 }
 
@@ -68,17 +71,27 @@ def test_pure_loss(case, monkeypatch, capsys):
     attributes = {k: v for k, v in vars(model).items() if isinstance(v, (int, float, str))}
     capsys.readouterr()
 
+    reads = []
+
     def forbidden(self, *args):
         raise AssertionError('a scalar is read inside loss()')
+
+    def counted(self):
+        reads.append(self)
+        return tolist(self)
+
+    tolist = torch.Tensor.tolist
 
     with monkeypatch.context() as patch:
         for method in ('item', '__float__'):
             patch.setattr(torch.Tensor, method, forbidden)
+        patch.setattr(torch.Tensor, 'tolist', counted)
         torch.manual_seed(1)
         first = model.loss(**data)
         torch.manual_seed(1)
         second = model.loss(**data)
     assert capsys.readouterr().out == ''
+    assert len(reads) <= 2 * case.host_reads
     assert {
         k for k, v in model.state_dict().items() if not torch.equal(v, before[k])
     } <= norm_buffers
@@ -205,6 +218,7 @@ def test_masks(case):
     torch.manual_seed(4)  # the global generator has no say
     second = model.loss(**model.data_preprocessor(copy.deepcopy(alone[0]), True))
     assert all(torch.equal(first[k], second[k]) for k in first)
+    assert case.hidden_and_visible(model, model.data_preprocessor(alone[0], True)['inputs'])
     for bad in case.impossible:
         with pytest.raises(ValueError, match=next(iter(bad))):
             type(model.mask_generator)(**bad)
@@ -249,6 +263,53 @@ def test_round_trip(case, tmp_path):
     fresh.eval()
     with torch.no_grad():
         assert torch.equal(fresh.extract_feat(data['inputs']), before)
+
+
+class _Recorder(Hook):
+    """Learning rates, betas and weight decays that each step is taken with, and target momenta."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.rows = {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        hook = next(h for h in runner.hooks if isinstance(h, TargetUpdateHook))
+        self.rows[runner.iter] = [
+            (g['lr'], g['betas'], g['weight_decay']) for g in runner.optim_wrapper.param_groups
+        ] + [hook.momentum_at(runner.iter, runner.max_iters)]
+
+
+def test_schedules(case, tmp_path):
+    def train(name, **kwargs):
+        runner = case.runner(case.root, tmp_path / name, max_iters=6, **kwargs)
+        runner.register_hook(recorder := _Recorder())
+        runner.train()
+        return runner, recorder.rows
+
+    runner, whole = train('whole')
+    assert sorted(whole) == list(range(6))
+    for scheduler in runner.param_schedulers:
+        name = 'betas' if scheduler.first_beta else scheduler.param_name
+        column = dict(lr=0, betas=1, weight_decay=2)[name]
+        for i, row in whole.items():
+            wanted = scheduler.value_at(i)
+            for base, group in zip(scheduler.base_values, row[:-1], strict=True):
+                value = group[column][0] if scheduler.first_beta else group[column]
+                assert value == pytest.approx(wanted * base if scheduler.relative else wanted)
+    first = tmp_path / 'whole' / 'iter_4.pth'
+    _, rest = train('resumed', load_from=str(first))
+    assert sorted(rest) == [4, 5]
+    assert all(rest[i] == whole[i] for i in rest)
+
+
+def test_silent_monitor(case, tmp_path):
+    runner = case.runner(case.root, tmp_path / 'w', max_iters=12, log_interval=3)
+    runner.train()
+    monitor = next(h for h in runner.hooks if isinstance(h, CollapseMonitorHook))
+    measured = runner.message_hub.get_scalar('train/collapse/target_rank').data[0]
+    assert len(measured) == 5  # the first iteration and every third
+    assert monitor.warnings == []
 
 
 def test_label_free(case, tmp_path):

@@ -2,12 +2,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Indices of test folders stay out of the user's cache."""
-    monkeypatch.setenv('MMJEPA_CACHE', str(tmp_path_factory.mktemp('cache')))
-
-
 @pytest.fixture
 def make_sweep():
     """A function writing a plausible sweep: (path, seed, points, dim) -> (points, dim) float32."""

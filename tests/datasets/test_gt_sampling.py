@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mmjepa.apis.sweeps import SweepPipeline
 from mmjepa.datasets.kitti import points_in_boxes
 from mmjepa.datasets.transforms.gt_sampling import (
     GTSampling,
@@ -8,6 +9,8 @@ from mmjepa.datasets.transforms.gt_sampling import (
     boxes_overlap,
     read_labels,
 )
+from mmjepa.engine.config import load_config
+from mmjepa.registry import DATASETS
 
 
 @pytest.fixture
@@ -74,6 +77,25 @@ def test_bank_is_cached_and_repaired(root, monkeypatch):
 def test_without_labels_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match='Label-free pre-training does without'):
         GTSampling(tmp_path)
+
+
+def test_it_is_an_option_of_the_config(root, repo):
+    def built(**options):
+        cfg = load_config(
+            repo / 'configs/adl_jepa/kitti.py',
+            {'data_root': str(root), 'on_error': 'skip'} | options,
+        )
+        return cfg, DATASETS.build(cfg.train_dataloader.dataset)
+
+    plain = built()[1]
+    assert not any(isinstance(step, GTSampling) for step in plain.pipeline)
+    cfg, dataset = built(gt_sampling=True)
+    kinds = [type(step).__name__ for step in dataset.pipeline]
+    assert kinds[1:4] == ['CropToCameraView', 'GTSampling', 'RandomFlipPoints']
+    more, fewer = (len(data[(0, 5)]['inputs']['points']) for data in (dataset, plain))
+    assert more != fewer
+    # features are taken from the sweep as it is
+    assert 'GTSampling' not in SweepPipeline(cfg).names
 
 
 def test_boxes_overlap_agrees_with_shapely():

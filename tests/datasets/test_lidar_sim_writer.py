@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from mmjepa.datasets.kitti import KittiCalib, KittiObjects
 from mmjepa.datasets.lidar_sim import SimSettings, writer
@@ -151,3 +152,33 @@ def test_splits_are_disjoint_and_complete():
     assert SimSettings(frames=50, seed=1).splits()['val'] != splits['val']
     assert SimSettings(frames=2, val_fraction=0.01).splits()['val']
     assert SimSettings(frames=4, val_fraction=0.0).splits()['val'] == []
+
+
+@pytest.mark.parametrize(
+    ('device', 'cores', 'workers'), [('cuda:0', 16, 4), ('cuda', 2, 2), ('cpu', 16, 16)]
+)
+def test_workers_follow_the_device_that_is_used(tmp_path, monkeypatch, device, cores, workers):
+    """Not the one named: 'auto' may turn out to be CUDA."""
+
+    class Used:
+        name = 'torch'
+
+    class Stop(Exception):
+        pass
+
+    Used.device = torch.device(device)
+    counts = []
+
+    def jobs(out, settings, jobs, workers, caster):
+        counts.append(workers)
+        raise Stop
+
+    monkeypatch.setattr(writer, 'make_caster', lambda *_: Used())
+    monkeypatch.setattr(writer, '_frames_done', jobs)
+    monkeypatch.setattr(writer.os, 'sched_getaffinity', lambda _: range(cores), raising=False)
+    many = SimSettings(frames=50, seed=4)
+    with pytest.raises(Stop):
+        _write(tmp_path / 'a', many, workers=None, device='auto')
+    with pytest.raises(Stop):
+        _write(tmp_path / 'b', many, workers=3, device='auto')
+    assert counts == [workers, 3]

@@ -9,6 +9,8 @@ import pytest
 from mmjepa.datasets import PointSweepDataset
 from mmjepa.datasets.nuscenes_sweeps import NuScenesSweeps
 from mmjepa.datasets.sweep_index import cache_dir
+from mmjepa.engine.config import load_config
+from mmjepa.registry import DATASETS
 
 IDENTITY = {'translation': [0, 0, 0], 'rotation': [1, 0, 0, 0]}
 
@@ -103,19 +105,24 @@ def test_key_frames_that_were_not_downloaded(root, devkit):
     assert len(PointSweepDataset(root, on_error='skip')) == 1
 
 
-def test_without_devkit_all_key_frames_are_read_and_it_is_said(root, monkeypatch):
-    said = []
+def test_without_devkit_only_the_user_may_give_up_the_split(root, monkeypatch):
     monkeypatch.setitem(sys.modules, 'nuscenes.utils.splits', None)
-    monkeypatch.setattr(
-        'mmjepa.datasets.nuscenes_sweeps.print_log', lambda text, **_: said.append(text)
-    )
-    assert len(PointSweepDataset(root)) == 4
-    assert any('validation scenes included' in text for text in said)
+    with pytest.raises(ImportError, match=r'nuscenes-devkit.*pip install.*split=None'):
+        PointSweepDataset(root)
+    assert len(PointSweepDataset(root, split=None)) == 4
 
 
-def test_without_tables_samples_are_scanned(root):
+def test_without_tables_only_the_user_may_give_up_the_split(root):
     for file in (root / 'v1.0-trainval').iterdir():
         file.unlink()
-    dataset = PointSweepDataset(root)
+    with pytest.raises(FileNotFoundError, match=r"'train' cannot be told .*tables.*split=None"):
+        PointSweepDataset(root)
+    dataset = PointSweepDataset(root, split=None)
     assert dataset.metainfo['layout'] == 'nuscenes'
     assert len(dataset) == 4  # samples/LIDAR_TOP only
+
+
+def test_the_config_reads_no_validation_scene(root, devkit, repo):
+    cfg = load_config(repo / 'configs/adl_jepa/nuscenes.py', {'data_root': str(root)})
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert [os.path.basename(dataset.get_path(i))[:2] for i in range(len(dataset))] == ['a0', 'a2']

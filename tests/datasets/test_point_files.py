@@ -136,6 +136,14 @@ def test_npy(tmp_path):
     np.save(tmp_path / 'none.npy', np.zeros((0, 4)))
     with pytest.raises(BadSampleError, match='no points'):
         read_points(tmp_path / 'none.npy')
+    np.savez(tmp_path / 'archive.npz', array)
+    (tmp_path / 'archive.npz').rename(tmp_path / 'archive.npy')
+    with pytest.raises(BadSampleError, match=r'a \.npz archive'):
+        read_points(tmp_path / 'archive.npy')
+    good = (tmp_path / 'a.npy').read_bytes()
+    (tmp_path / 'b.npy').write_bytes(good[:30] + b'(' + good[31:])  # numpy: TokenError
+    with pytest.raises(BadSampleError, match=r'b\.npy: not a readable'):
+        read_points(tmp_path / 'b.npy')
 
 
 def test_pcd_ascii_orders_columns_and_skips_padding(tmp_path):
@@ -185,6 +193,62 @@ def test_pcd_without_coordinates_or_header(tmp_path):
     (tmp_path / 'b.pcd').write_bytes(b'nonsense')
     with pytest.raises(BadSampleError, match='no PCD header'):
         read_points(tmp_path / 'b.pcd')
+
+
+@pytest.mark.parametrize('data', ['ascii', 'binary', 'binary_compressed'])
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        ('TYPE F F F', 'TYPE F Q F'),
+        ('TYPE F F F', 'TYPE F F'),
+        ('SIZE 4 4 4', 'SIZE 4 4'),
+        ('SIZE 4 4 4', 'SIZE 4 four 4'),
+        ('SIZE 4 4 4', 'SIZE 4 3 4'),
+        ('COUNT 1 1 1', 'COUNT 1 1'),
+        ('COUNT 1 1 1', 'COUNT 1 -1 1'),
+        ('POINTS 2', 'POINTS many'),
+        ('POINTS 2', 'POINTS -1'),
+        ('POINTS 2', 'POINTS 99999999999999999999'),
+    ],
+)
+def test_pcd_header_that_is_damaged(tmp_path, old, new, data):
+    header = pcd_header('xyz', '444', 'FFF', 2, data).decode()
+    assert old in header
+    body = b'1 2 3\n4 5 6\n' if data == 'ascii' else np.arange(6, dtype='<f4').tobytes()
+    (tmp_path / 'a.pcd').write_bytes(header.replace(old, new).encode() + body)
+    with pytest.raises(BadSampleError, match=r'a\.pcd: .*damaged'):
+        read_points(tmp_path / 'a.pcd')
+
+
+def test_pcd_with_unknown_encoding(tmp_path):
+    (tmp_path / 'a.pcd').write_bytes(pcd_header('xyz', '444', 'FFF', 1, 'hex') + b'1 2 3\n')
+    with pytest.raises(BadSampleError, match='DATA hex'):
+        read_points(tmp_path / 'a.pcd')
+
+
+@pytest.mark.parametrize('suffix', ['.npy', '.pcd'])
+def test_no_damage_raises_anything_else(tmp_path, suffix):
+    """What on_error='skip' leaves out is a BadSampleError, and nothing else."""
+    rng = np.random.default_rng(0)
+    path, points = tmp_path / f'a{suffix}', rng.random((9, 3)).astype(np.float32)
+    if suffix == '.npy':
+        np.save(path, points)
+    else:
+        path.write_bytes(pcd_header('xyz', '444', 'FFF', 9, 'binary') + points.tobytes())
+    good, bad = path.read_bytes(), 0
+    assert read_points(path).shape == (9, 3)
+    for _ in range(400):
+        damaged, at = bytearray(good), int(rng.integers(len(good)))
+        if rng.random() < 0.5:
+            damaged[at] = rng.integers(256)
+        else:
+            del damaged[at : at + int(rng.integers(1, 9))]
+        path.write_bytes(damaged)
+        try:
+            read_points(path)
+        except BadSampleError:
+            bad += 1
+    assert bad > 100
 
 
 def test_lzf_overlapping_reference_and_damage():

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmjepa.datasets import BadSampleError, PointSweepDataset, jepa_collate, point_sweeps
+from mmjepa.engine.config import load_config
 from mmjepa.registry import DATASETS
 
 KITTI_RANGE = [0, -40, -3, 70.4, 40, 1]
@@ -153,6 +154,74 @@ def test_indices(folder):
             PointSweepDataset(folder, indices=indices)
 
 
+def test_load_interval(kitti, folder, said):
+    assert names(PointSweepDataset(folder, load_interval=2)) == ['0', '2', '4']
+    assert names(PointSweepDataset(folder, load_interval=2, indices=[1])) == ['2']
+    # of the split, not of the folder
+    assert names(PointSweepDataset(kitti, load_interval=3)) == ['000000', '000005']
+    assert 'PointSweepDataset: 2 sweeps' in said[-1][1]
+    assert 'one in 3 of 4' in said[-1][1]
+
+
+@pytest.fixture
+def waymo(tmp_path, make_sweep):
+    """mmdet3d's kitti_format: 11 train frames of two sequences, 6 of validation beside them."""
+    root = tmp_path / 'waymo/kitti_format'
+    frames = [f'0{i // 6:03d}{i % 6:03d}' for i in range(11)] + [f'1000{i:03d}' for i in range(6)]
+    for i, frame in enumerate(frames):
+        make_sweep(root / f'training/velodyne/{frame}.bin', seed=i, dim=6)
+    (root / 'ImageSets').mkdir()
+    for split, prefix in (('train', '0'), ('val', '1')):
+        lines = [f'{frame}\n' for frame in frames if frame[0] == prefix]
+        (root / f'ImageSets/{split}.txt').write_text(''.join(lines))
+    return root
+
+
+@pytest.fixture
+def waymo_dataset(repo):
+    def build(root, **options):
+        cfg = load_config(repo / 'configs/adl_jepa/waymo.py', {'data_root': str(root), **options})
+        return DATASETS.build(cfg.train_dataloader.dataset)
+
+    return build
+
+
+def test_waymo_config_reads_every_fifth_train_frame(waymo, waymo_dataset, monkeypatch):
+    opened = []
+    fromfile = np.fromfile
+    monkeypatch.setattr(
+        np, 'fromfile', lambda path, *a, **k: opened.append(str(path)) or fromfile(path, *a, **k)
+    )
+    dataset = waymo_dataset(waymo)
+    for i in range(len(dataset)):
+        assert points_of(dataset[i]).shape[1] == 5
+    read = [os.path.basename(path) for path in opened]
+    assert read == ['0000000.bin', '0000005.bin', '0001004.bin']
+    everything = waymo_dataset(waymo, load_interval=1)
+    assert len(everything) == 11
+    assert {name[0] for name in names(everything)} == {'0'}
+
+
+def test_waymo_lists_that_were_made_without_images(waymo, waymo_dataset):
+    (waymo / 'ImageSets/train.txt').write_text('')
+    with pytest.raises(FileNotFoundError, match=r'train\.txt is empty.*image_0.*begin with 0'):
+        waymo_dataset(waymo)
+
+
+@pytest.mark.parametrize(
+    ('config', 'said'),
+    [('kitti', 'sim-kitti --out {}'), ('waymo', 'Waymo Open Dataset'), ('once', 'raw_small'),
+     ('nuscenes', 'nuscenes.org')],
+)  # fmt: skip
+def test_absent_data_of_each_config(repo, tmp_path, config, said):
+    root = tmp_path / 'absent'
+    cfg = load_config(repo / f'configs/adl_jepa/{config}.py', {'data_root': str(root)})
+    with pytest.raises(FileNotFoundError, match='no such folder') as caught:
+        DATASETS.build(cfg.train_dataloader.dataset)
+    assert said.format(root) in str(caught.value)
+    assert ('cvlibs.net' in str(caught.value)) == (config == 'kitti')
+
+
 def test_missing_folder_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         PointSweepDataset(tmp_path / 'none')
@@ -180,7 +249,7 @@ def test_unreadable_folder_is_named(folder, monkeypatch):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [({'on_error': 'ignore'}, 'on_error must be'), ({'suffixes': ['.las']}, r"\['\.las'\] unknown"),
-     ({'load_dim': 2}, 'at least 3')],
+     ({'load_dim': 2}, 'at least 3'), ({'load_interval': 0}, 'load_interval must be')],
 )  # fmt: skip
 def test_impossible_settings_raise(folder, kwargs, message):
     with pytest.raises(ValueError, match=message):
@@ -268,6 +337,9 @@ def damage(folder, kind, number):
         (good * 1e4).tofile(path)
     elif kind == 'out of range':
         (good + np.array([0, 0, 50, 0])).astype(np.float32).tofile(path)
+    elif kind == 'hardly any':
+        good[2:, 0] += 100
+        good.tofile(path)
     elif kind == 'dimension':
         np.pad(good, ((0, 0), (0, 2))).tofile(path)
     elif kind == 'missing':
@@ -280,6 +352,7 @@ BAD = {
     'not finite': 'only 240 of 600 points are finite',
     'far': 'points are finite and within 300 m',
     'out of range': 'none of its 600 points lies in point_cloud_range',
+    'hardly any': '2 of its 600 points lie in point_cloud_range',
     'dimension': 'look like 6 values per point',
     'missing': 'no such file',
 }

@@ -87,7 +87,7 @@ def test_rotation_and_scale_stay_in_their_ranges(cloud):
 def test_range_filter_is_half_open_like_the_voxel_grid():
     points = np.array([[0, 0, 0], [1, 0, 0], [0.5, -1, 0], [0.5, 1, 0], [0, 0, 2], [0, 0, -0.1]],
                       np.float32)  # fmt: skip
-    step = {'type': 'PointsRangeFilter', 'point_cloud_range': [0, -1, 0, 1, 1, 2]}
+    step = {'type': 'PointsRangeFilter', 'point_cloud_range': [0, -1, 0, 1, 1, 2], 'min_points': 1}
     np.testing.assert_array_equal(run([step], points), points[[0, 2]])
 
 
@@ -95,6 +95,17 @@ def test_range_filter_without_any_point_left(cloud):
     step = {'type': 'PointsRangeFilter', 'point_cloud_range': [100, 100, 100, 200, 200, 200]}
     with pytest.raises(BadSampleError, match=r'000000\.bin: none of its 500 points lies in'):
         run([step], cloud)
+
+
+def test_range_filter_with_hardly_any_point_left(cloud):
+    points = cloud.copy()
+    points[:, :3] += 100
+    points[:9, :3] = 0
+    step = {'type': 'PointsRangeFilter', 'point_cloud_range': [-1, -1, -1, 1, 1, 1]}
+    with pytest.raises(BadSampleError, match=r'000000\.bin: 9 of its 500 .*min_points is 10'):
+        run([step], points)
+    points[9, :3] = 0
+    assert len(run([step], points)) == 10
 
 
 def test_shuffle_permutes(cloud):
@@ -124,6 +135,10 @@ def test_normalize_intensity(cloud):
         ({'type': 'GlobalRotScale', 'scale': (0, 1)}, 'scale must be'),
         ({'type': 'PointsRangeFilter', 'point_cloud_range': [0, 0, 0, 0, 1, 1]}, 'lower < upper'),
         ({'type': 'PointsRangeFilter', 'point_cloud_range': [0, 1]}, 'lower < upper'),
+        (
+            {'type': 'PointsRangeFilter', 'point_cloud_range': [0, 0, 0, 1, 1, 1], 'min_points': 0},
+            'min_points must be',
+        ),
         ({'type': 'CropToCameraView', 'fov_crop': 'yes'}, 'fov_crop must be'),
         ({'type': 'NormalizeIntensity', 'method': 'log'}, 'method must be'),
         ({'type': 'LoadPoints', 'min_valid': 2}, 'min_valid must lie'),

@@ -84,6 +84,33 @@ def test_the_replaced_value_is_not_computed(tmp_path):
     assert load_config(path, dict(root='/r')).x == '/r/a'
 
 
+def test_variables_that_a_child_sets_too_late(files, monkeypatch):
+    """A base has computed its values before; a child that says so in full isn't warned."""
+    told = []
+    monkeypatch.setattr('mmjepa.engine.config.print_log', lambda text, **_: told.append(text))
+    child = files[0].with_name('late.py')
+    child.write_text("_base_ = ['base.py']\nbatch_size = 8\ndata_root = '/x'\nother = 3\n")
+    assert load_config(child).loader.batch_size == 4
+    assert len(told) == 1
+    for words in (
+        'loader.batch_size stays 4, not 8',
+        "loader.files.0 stays 'data/base/a'",
+        'large stays False',
+        'total stays 40',
+        '--cfg-options',
+    ):
+        assert words in told[0], told[0]
+    cfg = load_config(child, dict(batch_size=8, data_root='/x'))
+    assert cfg.loader.batch_size == 8 and len(told) == 1
+    child.write_text(
+        "_base_ = ['base.py']\nbatch_size = 8\nlarge = True\ntotal = 80\n"
+        'loader = dict(batch_size=batch_size)\n'
+    )
+    load_config(child)
+    load_config(files[1])
+    assert len(told) == 1
+
+
 def test_dotted_options_come_after(files):
     cfg = load_config(
         files[0], {'settings.inner.value': 3, 'lists.items.1.a': 9, 'loader.batch_size': 1}

@@ -12,11 +12,16 @@ import pytest
 import torch
 from cases import CASES
 from torch import nn
+from toy_engine import StopAt, toy_runner
 
 from mmjepa.engine.checkpoint import load_file
 from mmjepa.engine.runner import build_runner
 from mmjepa.models.jepa import ADLJEPA
 from mmjepa.registry import MODELS
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='a rule on CPU; hide the GPUs with CUDA_VISIBLE_DEVICES='
+)
 
 STEPS = 4
 # without BatchNorm the scale of the features decays; SGD shows a gradient's size, Adam hides it
@@ -51,17 +56,7 @@ class ADLJEPAWithoutNorm(ADLJEPA):
         _without_norm(self)
 
 
-def _train(rank, world, port, root, out, options):
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    if world > 1:
-        os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(world),
-            MASTER_ADDR='127.0.0.1',
-            MASTER_PORT=str(port),
-        )
+def _train(rank, world, out, root, options):
     MODELS.register_module(module=ADLJEPAWithoutNorm)
     cfg = CASES['ADLJEPA'].load(root, **{**OPTIONS, **options})
     cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1)
@@ -77,16 +72,25 @@ def _train(rank, world, port, root, out, options):
             if 'loss' in k or 'distance' in k or 'grad_norm' in k
         }
         torch.save(dict(scalars=scalars, state=runner.bare_model.state_dict()), out / 'result.pth')
+
+
+def _child(target, port, rank, world, out, *args):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
     if world > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def _child(*args):
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world),
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )
     try:
-        _train(*args)
+        target(rank, world, out, *args)
+        if world > 1:
+            torch.distributed.barrier()
     except BaseException:
-        (args[4] / f'error_{args[0]}.txt').write_text(traceback.format_exc())
+        (out / f'error_{rank}.txt').write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)  # nothing of the test session's is torn down here
 
@@ -97,20 +101,26 @@ def _free_port():
         return s.getsockname()[1]
 
 
-def _run(world, root, out, **options):
-    out.mkdir()
+def _processes(target, world, out, *args):
+    """Exit codes of ``world`` processes that each call ``target(rank, world, out, *args)``."""
+    out.mkdir(exist_ok=True)
     port = _free_port()
     context = multiprocessing.get_context('fork')  # an import of torch each would take longer
     children = [
-        context.Process(target=_child, args=(rank, world, port, root, out, options))
+        context.Process(target=_child, args=(target, port, rank, world, out, *args))
         for rank in range(world)
     ]
     for child in children:
         child.start()
     for child in children:
         child.join(120)
-    errors = '\n'.join(path.read_text() for path in sorted(out.glob('error_*.txt')))
-    assert [child.exitcode for child in children] == [0] * world, errors
+    errors = {path.stem: path.read_text() for path in out.glob('error_*.txt')}
+    return [child.exitcode for child in children], errors
+
+
+def _run(world, root, out, **options):
+    codes, errors = _processes(_train, world, out, root, options)
+    assert codes == [0] * world, errors
     return torch.load(out / 'result.pth')
 
 
@@ -175,6 +185,51 @@ def test_checkpoint_of_two_ranks(runs):
     assert len(checkpoint['meta']['rng']) == 2
     assert not any(key.startswith('module.') for key in checkpoint['state_dict'])
     assert checkpoint['meta']['iter'] == STEPS
+
+
+# ---- the engine's rules with two ranks
+
+
+def _train_toy(rank, world, out, repo, name, stop, options):
+    runner = toy_runner(repo, out / name, resume=stop is None, launcher='pytorch', **options)
+    if stop:
+        runner.register_hook(StopAt(stop))
+    runner.train()
+    torch.save(runner.bare_model.state_dict(), out / f'{name}_{rank}.pth')
+
+
+def test_resume_between_two_steps(repo, tmp_path):
+    """Ranks hold different gradients in the middle of an accumulation."""
+    # a large eps: Adam makes rounding of vanishing gradients into whole steps
+    options = {
+        'accumulate': 2,
+        'max_iters': 8,
+        'optim_wrapper.optimizer.eps': 1.0,
+        'default_hooks.checkpoint.max_keep_ckpts': -1,
+    }
+    for name, stop in (('whole', 8), ('w', 3), ('w', None)):
+        codes, errors = _processes(_train_toy, 2, tmp_path, repo, name, stop, options)
+        assert codes == [0, 0], errors
+    whole, resumed = (torch.load(tmp_path / f'{name}_0.pth') for name in ('whole', 'w'))
+    other = torch.load(tmp_path / 'w_1.pth')
+    for key, value in whole.items():
+        torch.testing.assert_close(resumed[key], value, rtol=1e-5, atol=1e-6)
+        if 'running' not in key:
+            assert torch.equal(resumed[key], other[key]), 'the ranks went apart'
+    lost = load_file(tmp_path / 'w' / 'iter_3.pth')['optimizer']['accumulated']
+    assert any(g is not None and g.abs().max() > 1e-3 for g in lost['gradients'])
+
+
+def test_a_bad_loss_on_another_rank_leaves_no_checkpoint(repo, tmp_path):
+    """In the middle of an accumulation, where no gradient carries it to rank 0."""
+    options = {'model.bad_index': 7, 'max_iters': 12, 'seed': 3, 'accumulate': 12}
+    codes, errors = _processes(_train_toy, 2, tmp_path, repo, 'w', 12, options)
+    assert codes == [1, 1]
+    assert 'NonFiniteLossError' in errors['error_1'], 'choose another seed: rank 0 had the sample'
+    assert 'NonFiniteLossError' not in errors['error_0']
+    saved = [int(p.stem[5:]) for p in (tmp_path / 'w').glob('iter_*.pth')]
+    bad = int(next((tmp_path / 'w').glob('nonfinite_rank1_*')).stem.split('iter')[1])
+    assert max(saved) == bad, 'iterations count from 0: the step before'
 
 
 @pytest.mark.slow

@@ -233,7 +233,8 @@ class Probe(Hook):
         runner.call_hook('after_val_epoch', metrics={self.name: self.values[runner.iter]})
 
 
-def test_save_best_by_a_probe(repo, tmp_path):
+@pytest.mark.parametrize('stop', [2, 4])
+def test_save_best_by_a_probe(repo, tmp_path, stop):
     values = [0.2, 0.5, float('nan'), 0.4, 0.7, 0.6]
     options = {
         'default_hooks.checkpoint.save_best': 'probe/accuracy',
@@ -251,11 +252,11 @@ def test_save_best_by_a_probe(repo, tmp_path):
     first = toy_runner(repo, tmp_path / 'w', **options)
     first.register_hook(Probe(values))
     first.register_hook(Watch())
-    first.register_hook(StopAt(4))
+    first.register_hook(StopAt(stop))
     log = Log(first, level=20)
     first.train()
     best = 'best_probe_accuracy_iter_2.pth'
-    assert checkpoints(tmp_path / 'w') == [best, 'iter_4.pth']
+    assert checkpoints(tmp_path / 'w') == [best, f'iter_{stop}.pth']
     saved = load_file(tmp_path / 'w' / best)
     assert_same(saved['state_dict'], states[2])
     assert saved['meta']['iter'] == 2 and 'optimizer' not in saved

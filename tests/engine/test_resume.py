@@ -289,3 +289,14 @@ def test_ad_l_jepa_resumes_exactly(tmp_path, workers):
         for r in (whole, resumed)
     ]
     assert starts[0] == starts[1] is not None
+
+
+def test_workers_end_with_the_training(tmp_path):
+    """The process would wait for them at its exit."""
+    import multiprocessing
+
+    case = CASES['ADLJEPA']
+    root = case.make_data(tmp_path / 'toy')
+    before = set(multiprocessing.active_children())
+    case.runner(root, tmp_path / 'w', num_workers=2, max_iters=2, **SMALL).train()
+    assert set(multiprocessing.active_children()) <= before

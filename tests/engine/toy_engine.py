@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -126,18 +127,23 @@ log_level = 'WARNING'
 
 def write_config(folder: Path, repo: Path) -> Path:
     """The toy's config; MMEngine keeps loggers by the file's name, so every name is new."""
-    path = folder / f'toy_{next(_NUMBER)}.py'
+    path = folder / f'toy_{os.getpid()}_{next(_NUMBER)}.py'
     path.write_text(TEXT.format(base=repo / 'configs' / '_base_'))
     return path
 
 
 def toy_runner(
-    repo: Path, work_dir: Path, resume: bool | str = False, val: bool = False, **options
+    repo: Path,
+    work_dir: Path,
+    resume: bool | str = False,
+    val: bool = False,
+    launcher: str = 'none',
+    **options,
 ):
     """A runner of the toy; ``resume``: True for auto, or a file; ``val``: with a validation."""
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg = load_config(write_config(work_dir.parent, repo), options)
-    cfg.work_dir = str(work_dir)
+    cfg.work_dir, cfg.launcher = str(work_dir), launcher
     if val:
         cfg.val_cfg = dict(type='ValLoop')
         cfg.val_evaluator = dict(type='ToyMetric')

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from toy_lidar import TOY_RANGE, TOY_VOXEL, toy_scene
+from toy_lidar import TINY_RANGE, TOY_RANGE, TOY_VOXEL, toy_scene
 
 from mmjepa.engine.config import load_config
 from mmjepa.engine.hooks import CollapseMonitorHook, TargetUpdateHook
@@ -328,6 +328,17 @@ def test_monitor_warns_on_constant_predictor(repo):
     run = Run(model)
     run.run(3, every=2)
     assert any('prediction is constant' in w for w in run.monitor.warnings)
+
+
+def test_monitor_warns_on_gradient_through_the_target(repo):
+    """At a learning rate where the EMA target stays healthy."""
+    tiny = {'point_cloud_range': TINY_RANGE}
+    sick = Run(_model(repo, **tiny, **{'model.target.policy': 'online_grad'}), lr=1e-3, ema=False)
+    sick.run(21, every=5)
+    assert any('targets collapse: effective rank' in w for w in sick.monitor.warnings)
+    healthy = Run(_model(repo, **tiny), lr=1e-3)
+    healthy.run(21, every=5)
+    assert healthy.monitor.warnings == []
 
 
 def test_monitor_is_silent_on_a_healthy_start(repo):

@@ -43,7 +43,7 @@ def test_probe_command(tool, config, options, capsys, tmp_path):
 def test_probe_arguments_reach_the_settings(tool):
     module = tool('probe')
     text = 'c.py runs/{seed}/last.pth --protocol linear --seeds 4 5 --classes Car Van --k 5'
-    text += ' --merge Truck=Van --cells-per-class 7 --equal-classes'
+    text += ' --merge Truck=Van --cells-per-class 7 --unbalanced'
     args = module['parse_args'](text.split(' '))
     settings = module['settings_of'](args)
     assert settings.protocols == ('linear',)
@@ -51,7 +51,7 @@ def test_probe_arguments_reach_the_settings(tool):
     assert settings.rule.merge == {'Truck': 'Van'}
     assert settings.protocol.k == 5
     assert settings.train_per_class == 7
-    assert settings.equal_classes
+    assert not settings.equal_classes
     assert module['output_dir'](args).parts[-2:] == ('runs', '4')
     args.merge = ['Truck']
     with pytest.raises(SystemExit, match='TYPE=CLASS'):
@@ -67,6 +67,54 @@ def test_visualize_command(tool, config, options, root, tmp_path, capsys):
     assert written == [out]
     assert out.stat().st_size > 20_000
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['probe', 'visualize'])
+@pytest.mark.parametrize('there', [False, True])
+def test_device_is_cuda_where_it_is(tool, config, monkeypatch, name, there):
+    used = []
+
+    def stop(device):
+        used.append(str(device))
+        raise RuntimeError('seen')
+
+    monkeypatch.setattr('torch.cuda.is_available', lambda: there)
+    monkeypatch.setattr(
+        'mmjepa.evaluation.probes.probe_bev_cells', lambda *_, device, **__: stop(device)
+    )
+    monkeypatch.setattr('mmjepa.apis.init_model', lambda *args: stop(args[2]))
+    more = [] if name == 'probe' else ['--input', 'a.bin']
+    for arguments in ([], ['--device', 'cpu']):
+        with pytest.raises(RuntimeError, match='seen'):
+            tool(name)['main']([config, 'none', *more, *arguments])
+    assert used == ['cuda' if there else 'cpu', 'cpu']
+
+
+def one_line(main, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    text = caught.value.code  # a text: exit code 1, printed on stderr
+    assert text.startswith('error: ') and '\n' not in text, text
+    return text
+
+
+def test_errors_are_one_line(tool, config, options, root, tmp_path):
+    probe, visualize = tool('probe')['main'], tool('visualize')['main']
+    (tmp_path / 'bad.pth').write_bytes(b'nonsense')
+    (tmp_path / 'bad.bin').write_bytes(b'123')
+    for main, more in ((probe, []), (visualize, ['--input', tmp_path / 'bad.bin'])):
+        assert 'none.py' in one_line(main, [tmp_path / 'none.py', 'none', *more])
+        bad = [config, 'none', *more, '--cfg-options', 'voxelsize=1']
+        assert 'nearest: voxel_size' in one_line(main, bad)
+        assert 'none.pth' in one_line(main, [config, tmp_path / 'none.pth', *more, *options])
+        assert 'bad.pth' in one_line(main, [config, tmp_path / 'bad.pth', *more, *options])
+    assert 'bad.bin: 3 bytes' in one_line(
+        visualize, [config, 'none', '--input', tmp_path / 'bad.bin', *options]
+    )
+    assert 'error: ' in one_line(visualize, ['--curves', tmp_path / 'no_run'])
+    assert 'absent' in one_line(probe, [config, 'none', '--data-root', tmp_path / 'absent'])
+    # a ValueError of ours
+    assert 'sure' in one_line(probe, [config, 'none', '--classes', 'sure', '--merge', 'x=y'])
 
 
 def test_visualize_needs_a_sweep_or_a_run(tool, capsys):

@@ -4,6 +4,7 @@ from .checkpoint import JEPACheckpointHook
 from .collapse_monitor import CollapseMonitorHook
 from .logger import JEPALoggerHook
 from .loss_guard import LossGuardHook
+from .online_probe import OnlineBEVProbeHook
 from .runtime_info import DeferredInfoHook
 from .signal import SaveOnSignalHook
 from .skipped_samples import SkippedSamplesHook
@@ -15,6 +16,7 @@ __all__ = [
     'JEPACheckpointHook',
     'JEPALoggerHook',
     'LossGuardHook',
+    'OnlineBEVProbeHook',
     'SaveOnSignalHook',
     'SkippedSamplesHook',
     'TargetUpdateHook',
