@@ -63,6 +63,6 @@ def test_template_keeps_the_contract(template, repo):
 
 def test_template_is_lint_free(template, repo):
     run(
-        template, repo, '-m', 'ruff', 'check', '--ignore', 'I', '--config', str(repo / 'pyproject.toml'),
-        'near_jepa.py', 'test_near_jepa.py',
+        template, repo, '-m', 'ruff', 'check', '--ignore', 'I',
+        '--config', str(repo / 'pyproject.toml'), 'near_jepa.py', 'test_near_jepa.py',
     )  # fmt: skip

@@ -1,8 +1,14 @@
-"""Logging, checkpoints and monitors shared by all pre-training configs."""
+"""Loader, logging, checkpoints and monitors shared by all pre-training configs."""
 
 default_scope = 'mmjepa'
 runner_type = 'JEPARunner'
 
+train_dataloader = dict(
+    pin_memory=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='ResumableBatchSampler'),
+    collate_fn=dict(type='mmjepa.jepa_collate'),
+)
 default_hooks = dict(
     runtime_info=dict(type='DeferredInfoHook', interval=50),
     timer=dict(type='IterTimerHook'),

@@ -24,3 +24,4 @@ param_scheduler = [
         phases=[dict(until=0.4, start=0.95, stop=0.85), dict(until=1.0, start=0.85, stop=0.95)],
     ),
 ]
+auto_scale_lr = dict(enable=False, base_batch_size=16)

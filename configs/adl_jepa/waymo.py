@@ -76,10 +76,6 @@ train_dataloader = dict(
     batch_size=batch_size,
     num_workers=num_workers,
     persistent_workers=num_workers > 0,
-    pin_memory=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='ResumableBatchSampler'),
-    collate_fn=dict(type='mmjepa.jepa_collate'),
     dataset=dict(
         type='PointSweepDataset',
         data_root=data_root,
@@ -102,7 +98,6 @@ train_dataloader = dict(
 
 optim_wrapper = dict(accumulative_counts=accumulate)
 train_cfg = dict(type='JEPATrainLoop', max_epochs=max_epochs, max_iters=max_iters)
-auto_scale_lr = dict(enable=False, base_batch_size=16)
 randomness = dict(seed=seed)
 
 default_hooks = dict(
