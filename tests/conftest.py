@@ -12,6 +12,7 @@ os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -48,6 +49,7 @@ def _isolated(tmp_path, tmp_path_factory, monkeypatch):
     np.random.seed(0)  # noqa: NPY002 (third-party code draws from the global state)
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     yield
+    DefaultScope._instance_dict.clear()  # a runner leaves its scope behind
     torch.set_default_dtype(dtype)
     torch.use_deterministic_algorithms(deterministic)
 

@@ -17,7 +17,10 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='JEPACheckpointHook', interval=1, max_keep_ckpts=3),
 )
-env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+# shapes are the same in every step
+env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+# means over the window for what is measured at every iteration, not for the monitors
+log_processor = dict(mean_pattern=r'^(?!.*collapse/).*(loss|distance|hinge|dropped|time|grad_norm)')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 log_level = 'INFO'

@@ -120,4 +120,4 @@ custom_hooks = [
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
 ] + ([dict(type='OnlineBEVProbeHook', interval=probe_interval)] if probe_interval else [])
-log_processor = dict(by_epoch=max_iters is None, window_size=10)
+log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)

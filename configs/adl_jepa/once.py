@@ -108,4 +108,4 @@ custom_hooks = [
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
 ]
-log_processor = dict(by_epoch=max_iters is None, window_size=10)
+log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)

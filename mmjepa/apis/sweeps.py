@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,7 +63,8 @@ class SweepPipeline:
         pipeline = cfg.get('load_pipeline') or dataset['pipeline']
         configs = [dict(t) for t in pipeline if not is_augmentation(t)]
         self.names = [_name(t) for t in configs]
-        self.transforms = [TRANSFORMS.build(t) for t in configs]
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmjepa')):
+            self.transforms = [TRANSFORMS.build(t) for t in configs]
         self.fixed = {
             key: dataset[key] for key in ('load_dim', 'use_dim', 'data_root') if key in dataset
         }

@@ -264,6 +264,7 @@ def benchmark_train(
     check_config(cfg)
     if amp:
         cfg.optim_wrapper.amp = amp
+    torch.backends.cudnn.benchmark = bool(cfg.get('env_cfg', {}).get('cudnn_benchmark'))
     step = _Stepper(cfg, device)
     loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
     few = [_on_device(batch, device) for batch in itertools.islice(loader, 4)]

@@ -157,6 +157,7 @@ def test_target_moves_in_hook(case, tmp_path):
 
     hook.update = watched
     runner.train()
+    assert not model.target.has_updater  # the hook let go
     # iterations 0 and 1 accumulate to one step; the last one steps by itself, as MMEngine does
     assert [i for i, _ in moves] == [1, 2]
     assert moves[0][1] == pytest.approx(hook.momentum_at(1, 3))
@@ -182,6 +183,7 @@ def test_hook_required(case, tmp_path):
     runner = case.runner(case.root, tmp_path / 'w')
     runner._hooks = [h for h in runner.hooks if not isinstance(h, TargetUpdateHook)]
     before = copy.deepcopy(runner.model.state_dict())
+    assert not runner.model.target.has_updater
     with pytest.raises(RuntimeError, match='TargetUpdateHook'):
         runner.train()
     assert all(torch.equal(v, before[k]) for k, v in runner.model.state_dict().items())

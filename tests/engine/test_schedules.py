@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
 from torch import nn
 from toy_engine import Log, StopAt, toy_runner
 
@@ -288,6 +289,7 @@ def test_optimizer_groups_are_merged_and_trainable(paramwise, groups, monkeypatc
         'mmengine.optim.optimizer.default_constructor.print_log',
         lambda text, **_: told.append(text),
     )
+    init_default_scope('mmjepa')
     model = _Parts()
     cfg = dict(type='JEPAOptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5))
     wrapper = JEPAOptimWrapperConstructor(cfg, paramwise)(model)

@@ -100,6 +100,7 @@ train_dataloader = dict(
     batch_size=batch_size, num_workers=num_workers, pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='ResumableBatchSampler'),
+    collate_fn=dict(type='pseudo_collate'),
     dataset=dict(type='ToyRows', length=length))
 optim_wrapper = dict(
     type='JEPAOptimWrapper', constructor='JEPAOptimWrapperConstructor',

@@ -73,12 +73,18 @@ class TargetUpdateHook(Hook):
         self._target_buffers, self._online_buffers = _paired(
             'buffers', target.encoder.named_buffers(), model.encoder.named_buffers()
         )
-        optimizer.register_step_post_hook(self._on_step)
+        self._handle = optimizer.register_step_post_hook(self._on_step)
         target.has_updater = True
 
     def before_train(self, runner: Any) -> None:
         """Attach to the runner's model and optimizer."""
         self.attach(runner.bare_model, runner.optim_wrapper.optimizer)
+
+    def after_train(self, runner: Any) -> None:
+        """Let go: a later training needs a hook of its own."""
+        if self._active:
+            self._handle.remove()
+            runner.bare_model.target.has_updater = False
 
     def _on_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # fused optimizers under a loss scaler are called even for a step that they then skip
