@@ -10,6 +10,11 @@ Cells of the BEV grid that hold points are labelled by boxes (KITTI labels); tra
 validation frames come from ImageSets. The table is printed, and written as JSON and CSV.
 """
 
+import os
+
+# read when torch is loaded: threads that wait by spinning starve each other on a busy machine
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,11 @@
 """Train a config: pre-training here, fine-tuning through the downstream configs."""
 
-import argparse
 import os
+
+# read when torch is loaded: threads that wait by spinning starve each other on a busy machine
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import argparse
 import tempfile
 
 import torch
