@@ -14,7 +14,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import argparse
 
 import torch
-from mmengine.config import DictAction
+
+from mmjepa.engine.config import OptionAction
 
 
 def add_sparse(commands: argparse._SubParsersAction) -> None:
@@ -39,7 +40,7 @@ def run_sparse(args: argparse.Namespace) -> None:
 def add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('train', help='whole training steps of a config')
     parser.add_argument('config', help='pre-training config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, metavar='KEY=VALUE')
     parser.add_argument('--amp', nargs='?', const='bf16', choices=['bf16'])
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--steps', type=int, default=30, help='steps measured (default: 30)')

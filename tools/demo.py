@@ -71,8 +71,9 @@ def main() -> None:
     results = json.loads((run_dir / 'probe_bev_cells.json').read_text())
     print(f'\n=== done in {time.time() - start:.0f} s')
     for protocol in ('linear', 'knn'):
-        print(headline(results, protocol))
-    print(f'checkpoint   {checkpoint}')
+        handmade = results['protocols'][protocol]['handmade']['mean']
+        print(f'{headline(results, protocol)}  (hand-made statistics {100 * handmade:.1f} %)')
+    print(f'checkpoint   {checkpoint}  (its config: {run_dir / "kitti.py"})')
     print(f'pictures     {out / "sweep.png"}  {run_dir / "curves.png"}')
     print(f'logs         {run_dir}  (tensorboard --logdir {run_dir})')
     print(f'probe table  {run_dir / "probe_bev_cells.csv"}')

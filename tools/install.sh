@@ -85,7 +85,8 @@ base)
     say "runtime and LiDAR requirements (downloads of about 700 MB the first time)"
     # shellcheck disable=SC2046
     pip_install $(requirements runtime lidar)
-    pip_install --no-deps --no-build-isolation -e .
+    # a plain path: the finder hook loses to a folder of the same name in the working directory
+    pip_install --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
     repair_cv2
     repair_open3d
     ;;

@@ -18,9 +18,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmjepa.engine.config import default_work_dir, load_config
+from mmjepa.engine.config import OptionAction, default_work_dir, load_config
 from mmjepa.engine.errors import one_line_errors
 from mmjepa.evaluation.probes import (
     ARMS,
@@ -77,7 +75,7 @@ def parse_args(argv=None):
     parser.add_argument('--batch-size', type=int, default=2, help='sweeps at a time')
     parser.add_argument('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
     parser.add_argument('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
     return parser.parse_args(argv)
 
 

@@ -7,9 +7,13 @@ Fine-tuned models have a test set and metrics; a pre-trained encoder is probed i
 import argparse
 import os
 
-from mmengine.config import DictAction
-
-from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
+from mmjepa.engine.config import (
+    ConfigError,
+    OptionAction,
+    check_config,
+    default_work_dir,
+    load_config,
+)
 from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.runner import build_runner
 
@@ -25,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionAction,
         metavar='KEY=VALUE',
         help='top-level variables (applied before the config runs) or dotted paths',
     )

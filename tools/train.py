@@ -9,9 +9,15 @@ import argparse
 import tempfile
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
+from mmjepa.engine.config import (
+    ConfigError,
+    OptionAction,
+    check_config,
+    default_work_dir,
+    load_config,
+)
 from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.runner import build_runner
 
@@ -45,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionAction,
         metavar='KEY=VALUE',
         help='top-level variables (applied before the config runs) or dotted paths',
     )

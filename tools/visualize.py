@@ -13,8 +13,7 @@ the BEV embedding as colours, prediction against target over the masked cells, a
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from mmjepa.engine.config import OptionAction
 from mmjepa.engine.errors import one_line_errors
 
 
@@ -29,7 +28,7 @@ def parse_args(argv=None):
     parser.add_argument('--curves', metavar='WORK_DIR', help='draw the curves of a training run')
     parser.add_argument('--seed', type=int, default=0, help='of the mask and untrained weights')
     parser.add_argument('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
     args = parser.parse_args(argv)
     sweep = (args.config, args.checkpoint, args.input)
     if not all(sweep) and (any(sweep) or not args.curves):

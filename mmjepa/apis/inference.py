@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
@@ -45,10 +48,32 @@ def _init_weights(model: Any) -> None:
         del model._dump_init_info
 
 
-def _load_weights(model: Any, checkpoint: str | Path) -> None:
+def _warn_other_grid(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Weights fit any grid: say so when the config's isn't the one they were trained on."""
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    if not isinstance(text, str):
+        return
+    for node in ast.parse(text).body:  # read, not run
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            continue
+        name = node.targets[0].id
+        if name in ('point_cloud_range', 'voxel_size') and name in cfg:
+            trained = ast.literal_eval(node.value)
+            if list(cfg[name]) != list(trained):
+                print_log(
+                    f'{path} was trained with {name}={trained}, the config says '
+                    f'{list(cfg[name])}: use the config in its work dir, or the same --cfg-options',
+                    'current',
+                    level=logging.WARNING,
+                )
+
+
+def _load_weights(model: Any, checkpoint: str | Path, cfg: Config) -> None:
     from mmjepa.engine.checkpoint import find_state_dict, load_file, load_verified
 
-    state, _ = find_state_dict(load_file(checkpoint))
+    content = load_file(checkpoint)
+    state, _ = find_state_dict(content)
+    _warn_other_grid(cfg, content, checkpoint)
     what = f'{type(model).__name__} from {checkpoint}'
     if state and all(key.startswith('encoder.') for key in state):
         # an exported encoder; target and predictor stay as they are
@@ -94,7 +119,7 @@ def init_model(
     if checkpoint is None:
         _init_weights(model)
     else:
-        _load_weights(model, checkpoint)
+        _load_weights(model, checkpoint, cfg)
     model.cfg = cfg
     return model.to(device).eval()
 

@@ -4,12 +4,13 @@ import ast
 import difflib
 import inspect
 import logging
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.config import config as mm_config
 from mmengine.logging import print_log
 from mmengine.registry import Registry
@@ -84,6 +85,23 @@ class ConfigError(ValueError):
     """A config or an option names something that isn't there."""
 
 
+class OptionAction(DictAction):
+    """``--cfg-options KEY=VALUE ...``: MMEngine's action with a clear error."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the pairs."""
+        for pair in values:
+            if '=' not in pair:
+                parser.error(f'{option_string}: {pair!r} has no value, give KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _nearest(name: str, known: Any, shown: int = 3) -> str:
     matches = difflib.get_close_matches(name, list(known), shown, cutoff=0.5)
     if matches:
@@ -106,6 +124,10 @@ class _Assign(mm_config.RemoveAssignFromAST):
 
     def _option(self, name: Any, like: ast.stmt) -> ast.Assign:
         self.found.add(name)
+        old = getattr(like, 'value', None)
+        number = isinstance(old, ast.Constant) and type(old.value) in (int, float)
+        if number and isinstance(self.options[name], str):
+            raise ConfigError(f'option {name}: {self.options[name]!r} is not a number')
         new = ast.parse(f'{name} = {self.options[name]!r}').body[0]
         assert isinstance(new, ast.Assign)
         return ast.fix_missing_locations(ast.copy_location(new, like))

@@ -113,3 +113,18 @@ def test_clear_errors(model, tmp_path):
         extract_bev(torch.nn.Linear(1, 1), tmp_path / 'x.bin')
     with pytest.raises(KeyError, match=r'train_dataloader\.dataset'):
         SweepPipeline({})
+
+
+def test_another_grid_than_the_checkpoints_is_told(config, tmp_path, monkeypatch):
+    from mmjepa.apis import inference
+
+    told = []
+    monkeypatch.setattr(inference, 'print_log', lambda text, *a, **k: told.append(text))
+    state = init_model(config).state_dict()
+    path = tmp_path / 'jepa.pth'
+    torch.save({'meta': {'cfg': config.pretty_text}, 'state_dict': state}, path)
+    init_model(config, path)
+    assert told == []
+    init_model(config, path, cfg_options={'voxel_size': [0.3, 0.3, 0.1]})
+    assert len(told) == 1
+    assert 'voxel_size' in told[0]

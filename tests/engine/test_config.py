@@ -71,7 +71,7 @@ def test_options_reach_through_base_files(files):
 )
 def test_values_of_any_kind(tmp_path, value):
     path = tmp_path / 'c.py'
-    path.write_text('x = 1\ny = [x]\n')
+    path.write_text("x = 'text'\ny = [x]\n")
     cfg = load_config(path, dict(x=value))
     assert cfg.x == value and cfg.y == [value] and type(cfg.y[0]) is type(value)
 
@@ -312,3 +312,8 @@ def test_default_work_dir():
     assert default_work_dir('configs/adl_jepa/kitti.py') == 'work_dirs/adl_jepa/kitti'
     assert default_work_dir('/a/configs/b/configs/x/y.py') == 'work_dirs/x/y'
     assert default_work_dir('/home/me/mine.py') == 'work_dirs/mine'
+
+
+def test_words_where_a_number_stands(repo):
+    with pytest.raises(ConfigError, match=r"batch_size: 'two' is not a number"):
+        load_config(repo / 'configs/adl_jepa/kitti.py', {'batch_size': 'two'})

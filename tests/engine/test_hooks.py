@@ -14,6 +14,7 @@ from mmengine.hooks import Hook, RuntimeInfoHook
 from toy_engine import Log, StopAt, assert_same, everything, toy_runner
 
 from mmjepa.engine.checkpoint import atomic_write, load_file
+from mmjepa.engine.hooks import SaveOnSignalHook
 from mmjepa.engine.hooks.loss_guard import LossGuardHook, NonFiniteLossError
 
 
@@ -418,3 +419,14 @@ def test_environment_and_config_in_the_work_dir(repo, tmp_path):
     if (repo / '.git').exists():
         assert re.fullmatch(r'.*[0-9a-f]{7,}(-dirty)?', environment['git'])
     assert (tmp_path / 'w' / Path(runner.cfg.filename).name).is_file()
+
+
+def test_second_interrupt_leaves_at_once(capfd):
+    import signal
+
+    hook = SaveOnSignalHook()
+    hook._handle(signal.SIGINT, None)
+    assert hook.received == signal.SIGINT
+    assert 'stopping after this iteration' in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        hook._handle(signal.SIGINT, None)

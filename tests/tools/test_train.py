@@ -338,3 +338,9 @@ def test_sigterm_from_outside(data, tmp_path, group):
     assert done.returncode == 0, done.stderr[-2000:]
     assert f'resumed epoch: {number // 3}, iter: {number}' in done.stdout + done.stderr
     assert load_file(tmp_path / 'w' / f'iter_{number + 1}.pth')['meta']['iter'] == number + 1
+
+
+def test_option_without_a_value(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(['config.py', '--cfg-options', 'data_root=x', 'batch_size'])
+    assert "'batch_size' has no value, give KEY=VALUE" in capsys.readouterr().err

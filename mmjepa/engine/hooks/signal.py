@@ -1,6 +1,8 @@
 """Save and leave on SIGTERM."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ class SaveOnSignalHook(Hook):
     ``sync_interval`` iterations: that many and the saving must fit into the time that is given
     (30 s from torchrun).
 
+    Ctrl-C does the same; a second Ctrl-C leaves at once.
+
     Args:
         signals: names of the signals.
         sync_interval: iterations between agreements of the ranks.
@@ -29,11 +33,14 @@ class SaveOnSignalHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: tuple[str, ...] = ('SIGTERM', 'SIGUSR1'), sync_interval: int = 5):
+    def __init__(
+        self, signals: tuple[str, ...] = ('SIGTERM', 'SIGUSR1', 'SIGINT'), sync_interval: int = 5
+    ):
         self.signals = [getattr(signal, name) for name in signals]
         self.sync_interval = sync_interval
         self.received: int | None = None
         self._old: dict = {}
+        self._process = os.getpid()
 
     def before_train(self, runner: Any) -> None:
         """Install the handlers (main thread only)."""
@@ -44,6 +51,11 @@ class SaveOnSignalHook(Hook):
             runner.logger.info('not in the main thread: no checkpoint on SIGTERM')
 
     def _handle(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            if os.getpid() == self._process:
+                sys.stderr.write('stopping after this iteration; Ctrl-C again leaves at once\n')
         self.received = number
 
     def _agreed(self, runner: Any) -> bool:
