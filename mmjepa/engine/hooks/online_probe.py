@@ -22,7 +22,8 @@ class OnlineBEVProbeHook(Hook):
     Args:
         interval: epochs between probes.
         data_root: labelled KITTI folder; None: the training data's.
-        settings: of ``BEVProbeSettings`` (protocols, max_train_frames, ...).
+        settings: of ``BEVProbeSettings``; by default kNN on at most 400 training and 200
+            validation frames, since the other ranks wait.
     """
 
     priority = 'LOWEST'
@@ -32,7 +33,9 @@ class OnlineBEVProbeHook(Hook):
     ):
         self.interval = interval
         self.data_root = data_root
-        self.settings = dict(settings or {})
+        self.settings = dict(
+            dict(arms=('checkpoint',), max_train_frames=400, max_val_frames=200), **(settings or {})
+        )
 
     def after_train_epoch(self, runner: Any, metrics: dict | None = None) -> None:
         """Probe, log, tell the checkpoint hook."""
@@ -53,7 +56,7 @@ class OnlineBEVProbeHook(Hook):
             results = probe_bev_cells(
                 runner.cfg,
                 path,
-                BEVProbeSettings(**{'arms': ('checkpoint',), **self.settings}),
+                BEVProbeSettings(**self.settings),
                 device=next(runner.bare_model.parameters()).device,
                 data_root=self.data_root,
             )
