@@ -6,11 +6,6 @@ python tools/benchmark.py train configs/adl_jepa/kitti.py --amp bf16 --cfg-optio
     whole training steps: time, samples/s, peak memory, kernel table
 """
 
-import os
-
-# read when torch is loaded: threads that wait by spinning starve each other on a busy machine
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-
 import argparse
 
 import torch

@@ -305,6 +305,7 @@ def load_verified(
     )
     # With the module's own versions no patched loader (mmdet3d's for spconv) re-orders kernels.
     chosen._metadata = getattr(own, '_metadata', None)  # type: ignore[attr-defined]
+    # not strict: what is missing was counted and allowed above, and the rest is compared below
     module.load_state_dict(chosen, strict=False)
     _check_arrived(module, chosen, what)
     note = f' ({report.problems()})' if report.problems() else ''

@@ -112,7 +112,11 @@ class JEPATrainLoop(BaseLoop):
                 self._end_epoch()
 
     def _close(self, batches: Iterator) -> None:
-        """End the loader's workers: of an endless stream nothing else does before the exit."""
+        """End the loader's workers: of an endless stream nothing else does before the exit.
+
+        There they get a SIGTERM, which only Linux workers obey (see the runner): elsewhere the
+        process would wait for them forever.
+        """
         if hasattr(batches, '_shutdown_workers'):
             batches._shutdown_workers()
         self.dataloader._iterator = None
