@@ -34,11 +34,11 @@ def test_synthetic_cloud_is_deterministic_and_within_kitti_range():
 
 
 @pytest.mark.slow
-def test_rulebook_is_about_as_fast_as_spconv_on_a_real_sweep(shared_dir):
+def test_rulebook_is_not_slower_than_spconv_on_a_real_sweep(shared_dir):
     """The claim is 'not slower' on a quiet machine; the margin is for a loaded one."""
     path = shared_dir / 'data/kitti/training/velodyne/000003.bin'
     report = benchmark_sparse(path, threads=1)
     if report.ratio is None:
         pytest.skip('spconv is not installed')
     print(report.text())
-    assert report.ratio < 1.25
+    assert report.ratio < 1.1

@@ -61,8 +61,7 @@ def dense_reference(conv, x, occupied):
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('share', [0.1, 0.6, 0.004])
-def test_equals_dense_convolution_forward_and_gradients(backend, name, share, monkeypatch):
-    monkeypatch.setattr(rulebook, '_BLOCK_NUMBERS', 1)  # blocks of 256 rows: several of them
+def test_equals_dense_convolution_forward_and_gradients(backend, name, share):
     occupied, x = scene(share)
     conv = LAYERS[name](backend=backend)
     features = x.features.clone().requires_grad_()
@@ -82,12 +81,41 @@ def test_equals_dense_convolution_forward_and_gradients(backend, name, share, mo
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_several_blocks_were_really_met(monkeypatch):
-    monkeypatch.setattr(rulebook, '_BLOCK_NUMBERS', 1)
-    _, x = scene(0.6)
-    rules = rulebook.submanifold_rules(x.indices, x.batch_size, x.spatial_shape, (3, 3, 3))
-    assert len(rules.forward) > 2
-    assert rules.forward[-1].last == len(x.features)
+@pytest.mark.parametrize('name', ['submanifold', 'strided'])
+def test_rulebook_with_either_product_equals_dense_convolution(name, monkeypatch):
+    """Large layers use another kernel than ``mm`` where torch has it."""
+    occupied, x = scene(0.5, shape=(6, 20, 21), batch=6, channels=32)
+    conv = SubMConv3d(32, 32, backend='rulebook')
+    if name == 'strided':
+        conv = SparseConv3d(32, 48, 3, 2, 1, backend='rulebook')
+    calls = []
+    fast = rulebook._ONEDNN_LINEAR
+
+    def counted(*args):
+        calls.append(len(args[0]))
+        return fast(*args)
+
+    expected, _ = dense_reference(conv, x, occupied)
+    target = torch.randn_like(expected)
+    results = []
+    for linear in (None, fast and counted):
+        monkeypatch.setattr(rulebook, '_ONEDNN_LINEAR', linear)
+        features = x.features.clone().requires_grad_()
+        out = conv(x.replace_feature(features)).dense()
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        results.append(torch.autograd.grad((out * target).sum(), [features, conv.weight]))
+    for slow, quick in zip(*results, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-4)
+    if fast:
+        assert calls
+        assert all(rows % 256 == 0 for rows in calls)
+
+
+def test_rulebook_of_one_tap_is_a_linear_layer():
+    _, x = scene(0.3)
+    conv = SubMConv3d(5, 6, 1, backend='rulebook')
+    expected = x.features @ conv.weight.view(6, 5).t()
+    torch.testing.assert_close(conv(x).features, expected)
 
 
 def test_rulebook_gradients_in_double():

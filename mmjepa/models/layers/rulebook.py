@@ -2,65 +2,34 @@
 
 The fallback where spconv is not installed and the second opinion in tests. A rulebook says which
 input row meets which output row under which kernel tap (Graham et al., "3D Semantic Segmentation
-with Submanifold Sparse Convolutional Networks", arXiv 1711.10275). Rows are found by binary
-search in sorted keys; sums over taps are taken per target row, so nothing depends on the order
-of atomic additions.
+with Submanifold Sparse Convolutional Networks", arXiv 1711.10275). Under one tap a row has at
+most one partner, so no two additions race and results are the same in every run.
 """
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Most numbers (pairs times channels) of a block on CPU: 8 MiB of products stay in the cache
-_BLOCK_NUMBERS = 2**21
 
+class Rulebook(NamedTuple):
+    """Pairs of rows by tap.
 
-class _Block(NamedTuple):
-    """Pairs of the target rows ``first`` to ``last``, sorted by tap, then by target.
-
-    ``taps`` are the taps that hold pairs and ``sizes`` their numbers of pairs; ``order`` sorts
-    the pairs by target: row ``first + i`` owns ``order[pointers[i]:pointers[i + 1]]``.
-    """
-
-    first: int
-    last: int
-    taps: list[int]
-    sizes: list[int]
-    source: Tensor
-    target: Tensor
-    order: Tensor
-    pointers: Tensor
-
-
-class Rulebook:
-    """How to sum over the taps, towards the outputs and back towards the inputs.
-
-    Args:
-        forward: blocks with outputs as targets and inputs as sources.
+    Attributes:
+        taps: taps that hold pairs; a centre tap that maps each row to itself is not among them.
+        inputs: for each of these taps the input rows, int64.
+        outputs: the output row that each of them feeds, int64.
         num_out: output rows.
-        centre: for a submanifold convolution the tap that maps each row to itself, in no block;
-            its forward blocks serve backward with the taps counted from the other end. For a
-            strided one a function that makes the backward blocks, called if they are needed.
+        centre: that centre tap of a submanifold convolution, ``None`` for a strided one.
     """
 
-    def __init__(
-        self, forward: list[_Block], num_out: int, centre: int | Callable[[], list[_Block]]
-    ) -> None:
-        self.forward = forward
-        self.num_out = num_out
-        self.centre = centre if isinstance(centre, int) else None
-        self._backward = forward if isinstance(centre, int) else centre
-
-    @property
-    def backward(self) -> list[_Block]:
-        """Blocks with inputs as targets and outputs as sources."""
-        if callable(self._backward):
-            self._backward = self._backward()
-        return self._backward
+    taps: list[int]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    num_out: int
+    centre: int | None
 
 
 def _strides(sizes: Sequence[int]) -> tuple[list[int], torch.dtype]:
@@ -74,54 +43,11 @@ def _strides(sizes: Sequence[int]) -> tuple[list[int], torch.dtype]:
     return strides[1:], torch.int32 if strides[0] < 2**30 else torch.int64
 
 
-def _blocks(
-    pairs: tuple[Tensor, Tensor, Tensor], num_taps: int, num_targets: int, channels: int
-) -> list[_Block]:
-    """Sorts pairs (tap, source, target), (P,) each, by block of target rows, tap and target."""
-    if num_targets * num_taps >= 2**31:
-        raise ValueError(f'{num_targets} rows times {num_taps} taps are too many for a rulebook')
-    if not num_targets:
-        return []
-    tap, source, target = (part.int() for part in pairs)  # sorts in half the time of int64
-    row_bits = max(num_targets - 1, 1).bit_length()
-    if not tap.is_cuda:  # there one block
-        rows = _BLOCK_NUMBERS // (channels * (len(tap) // num_targets + 1))
-        row_bits = min(row_bits, max(rows, 256).bit_length() - 1)
-    tap_bits = (num_taps - 1).bit_length()
-    count = (num_targets - 1 >> row_bits) + 1
-    # a key of few values sorts fast, and stable keeps the targets of a tap together
-    group = (target >> row_bits << tap_bits) + tap
-    place = torch.sort(group, stable=True)[1]
-    source, target = source.index_select(0, place), target.index_select(0, place)
-    order = torch.sort(target, stable=True)[1].int()
-    pointers = F.pad(torch.bincount(target, minlength=num_targets).cumsum(0), (1, 0)).int()
-    counts = torch.bincount(group, minlength=count << tap_bits)
-    blocks, start = [], 0
-    for i, sizes in enumerate(counts.view(count, -1).tolist()):
-        first, last = i << row_bits, min(i + 1 << row_bits, num_targets)
-        part = slice(start, start + sum(sizes))
-        blocks.append(
-            _Block(
-                first,
-                last,
-                [number for number, size in enumerate(sizes) if size],
-                [size for size in sizes if size],
-                source[part],
-                target[part],
-                order[part] - start,
-                pointers[first : last + 1] - start,
-            )
-        )
-        start = part.stop
-    return blocks
-
-
 def submanifold_rules(
     indices: Tensor,
     batch_size: int,
     spatial_shape: Sequence[int],
     kernel_size: Sequence[int],
-    channels: int = 64,
 ) -> Rulebook:
     """Rules of a submanifold convolution (odd kernel, stride 1, outputs = inputs).
 
@@ -130,7 +56,6 @@ def submanifold_rules(
         batch_size: number of samples B.
         spatial_shape: D, H, W of the grid.
         kernel_size: odd sizes kd, kh, kw.
-        channels: of the widest features to come; sets the size of the blocks, nothing else.
 
     Raises:
         ValueError: B * D * H * W does not fit int64 keys.
@@ -144,14 +69,14 @@ def submanifold_rules(
     if keys.is_cuda or bool((keys[1:] <= keys[:-1]).any()):  # on CUDA a look costs more
         keys, rows = torch.sort(keys)
     ended = F.pad(keys, (0, 1), value=torch.iinfo(key_type).max)
-    volume = depth * height * width
+    centre = depth * height * width // 2
     hits, places = [], []
     for line in range(depth * height // 2, depth * height):  # along x; the other half mirrors it
-        start = max(line * width, volume // 2 + 1)
+        start = max(line * width, centre + 1)
         shift = (line // height - depth // 2) * strides[1]
         shift += (line % height - height // 2) * strides[2] + start % width - width // 2
         wanted = keys + shift
-        if start == volume // 2 + 1:  # right behind each cell itself
+        if start == centre + 1:  # right behind each cell itself
             place = torch.arange(1, num + 1, dtype=torch.int32, device=keys.device)
         else:
             place = torch.searchsorted(keys, wanted, out_int32=True)
@@ -160,18 +85,20 @@ def submanifold_rules(
             hits.append(hit)
             places.append(place)
             place, wanted = place + hit, wanted + 1
+    if not hits:  # a kernel of one tap
+        return Rulebook([], (), (), num, centre)
+    sizes = torch.stack(hits).sum(1).tolist()
     flat = torch.cat(hits).nonzero().view(-1)
-    second = torch.cat(places).index_select(0, flat)
-    flat = flat.int()
-    half = torch.div(flat, num, rounding_mode='floor')
-    first = flat - half * num
+    neighbour = torch.cat(places).index_select(0, flat).long()
+    own = flat % num
     if rows is not None:
-        rows = rows.int()
-        first, second = rows.index_select(0, first), rows.index_select(0, second)
-    # the second row feeds the first under a tap, the first the second under the mirrored tap
-    tap = torch.cat([half + (volume // 2 + 1), -half + (volume // 2 - 1)])
-    pairs = (tap, torch.cat([second, first]), torch.cat([first, second]))
-    return Rulebook(_blocks(pairs, volume, num, channels), num, volume // 2)
+        own, neighbour = rows.index_select(0, own), rows.index_select(0, neighbour)
+    # the neighbour feeds the cell under a tap, the cell the neighbour under the mirrored tap
+    own_rows, neighbour_rows = own.split(sizes), neighbour.split(sizes)
+    steps = range(1, len(hits) + 1)
+    taps = [centre + step for step in steps] + [centre - step for step in steps]
+    inputs, outputs = neighbour_rows + own_rows, own_rows + neighbour_rows
+    return Rulebook(taps, inputs, outputs, num, centre)
 
 
 def strided_rules(
@@ -182,7 +109,6 @@ def strided_rules(
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
-    channels: int = 64,
 ) -> tuple[Tensor, Rulebook]:
     """Rules of a strided convolution: an output is active where any input meets its window.
 
@@ -194,7 +120,6 @@ def strided_rules(
         kernel_size: kd, kh, kw.
         stride: sz, sy, sx.
         padding: pz, py, px.
-        channels: of the widest features to come; sets the size of the blocks, nothing else.
 
     Returns:
         (N_out, 4) int32 coordinates of the outputs, sorted, and the rules.
@@ -213,17 +138,12 @@ def strided_rules(
         fits = (place * stride[axis] == moved) & (place >= 0) & (place < out_shape[axis])
         key = (key[:, None] + place * strides[axis + 1]).flatten(0, 1)
         valid = (valid[:, None] & fits).flatten(0, 1)
-    volume, num = valid.shape
     flat = valid.view(-1).nonzero().view(-1)
     out_keys, out_rows = torch.unique(key.view(-1).index_select(0, flat), return_inverse=True)
-    flat = flat.int()
-    tap = torch.div(flat, num, rounding_mode='floor')
-    in_rows = flat - tap * num
-    rules = Rulebook(
-        _blocks((tap, in_rows, out_rows), volume, len(out_keys), channels),
-        len(out_keys),
-        lambda: _blocks((tap, out_rows, in_rows), volume, num, channels),
-    )
+    sizes = valid.sum(1).tolist()
+    inputs = (flat % len(indices)).split(sizes)
+    taps = list(range(len(sizes)))
+    rules = Rulebook(taps, inputs, out_rows.split(sizes), len(out_keys), None)
     columns, rest = [], out_keys
     for step in strides:
         columns.append(torch.div(rest, step, rounding_mode='floor'))
@@ -231,39 +151,38 @@ def strided_rules(
     return torch.stack(columns, 1).int(), rules
 
 
-class _Scratch(threading.local):
-    """Buffers that CPU convolutions use again: fresh pages cost more than filling them."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    def take(self, name: str, like: Tensor, rows: int, columns: int) -> Tensor:
-        """(rows, columns) of undefined content, valid until the next call of that name."""
-        if like.device.type != 'cpu':
-            return like.new_empty(rows, columns)
-        size, buffer = rows * columns, self._buffers.get((name, like.dtype))
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name, like.dtype] = like.new_empty(size + size // 4)
-        return buffer[:size].view(rows, columns)
-
-
-_scratch = _Scratch()
-
-
 class _Gather:
-    """Rows of a matrix for one tap after the other of a block, in one buffer."""
+    """Some rows of a matrix, below them leftovers up to a multiple of ``STEP``, in one buffer."""
 
-    def __init__(self, name: str, matrix: Tensor, block: _Block) -> None:
+    STEP = 256  # few shapes for kernels that are compiled by shape
+
+    def __init__(self, matrix: Tensor, rules: Rulebook) -> None:
         self._matrix = matrix
-        self._buffer = _scratch.take(name, matrix, max(block.sizes, default=0), matrix.shape[1])
+        longest = max((len(rows) for rows in rules.inputs), default=0)
+        self._buffer = matrix.new_zeros(longest + self.STEP, matrix.shape[1])
 
     def __call__(self, rows: Tensor) -> Tensor:
-        out = self._buffer[: rows.shape[0]]
-        return torch.index_select(self._matrix, 0, rows, out=out)
+        """(n rounded up, C); valid until the next call."""
+        torch.index_select(self._matrix, 0, rows, out=self._buffer[: len(rows)])
+        return self._buffer[: -(-len(rows) // self.STEP) * self.STEP]
 
 
-def _by_tap(block: _Block, *rows: Tensor) -> Iterator[tuple]:
-    return zip(block.taps, *(part.split(block.sizes) for part in rows), strict=True)
+# What torch.compile calls on CPU. MKL, behind ``mm``, keeps to AVX2 on AMD's processors: half
+# the speed of this one, which compiles its code for every new shape.
+_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+
+
+def _linear(rows: Tensor, num: int, weight: Tensor) -> Tensor:
+    """(num, out): the first rows of (n, in) times (out, in) transposed."""
+    large = num >= 512 and weight.numel() >= 1024
+    if large and _ONEDNN_LINEAR and not rows.is_cuda and rows.dtype == torch.float32:
+        return _ONEDNN_LINEAR(rows, weight, None, 'none', [], '')[:num]
+    return rows[:num] @ weight.t()
+
+
+def _add_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Adds values (n, C) to n different rows; ``index_add_`` takes four times as long on CPU."""
+    out.scatter_add_(0, rows[:, None].expand_as(values), values)
 
 
 class _RulebookConv(torch.autograd.Function):
@@ -273,65 +192,38 @@ class _RulebookConv(torch.autograd.Function):
     def forward(ctx, features: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.rules = rules
-        taps = weight.flatten(1, 3).permute(1, 2, 0).unbind()  # (in, out) each
-        centre = None if rules.centre is None else taps[rules.centre]
-        out = features.new_empty(rules.num_out, weight.shape[0])
-        for block in rules.forward:
-            products = _scratch.take('products', features, len(block.source), weight.shape[0])
-            gather = _Gather('sources', features, block)
-            for tap, source, product in _by_tap(block, block.source, products):
-                torch.mm(gather(source), taps[tap], out=product)
-            _sum_rows(products, block, features, centre, out)
+        taps = weight.flatten(1, 3).transpose(0, 1).contiguous()  # (taps, out, in)
+        if rules.centre is None:
+            out = features.new_zeros(rules.num_out, weight.shape[0])
+        else:
+            out = features @ taps[rules.centre].t()
+        gather = _Gather(features, rules)
+        for tap, i, o in zip(rules.taps, rules.inputs, rules.outputs, strict=True):
+            _add_rows(out, o, _linear(gather(i), len(i), taps[tap]))
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
-        need_features, need_weight = ctx.needs_input_grad[:2]
+        rules, (need_features, need_weight) = ctx.rules, ctx.needs_input_grad[:2]
         grad_out = grad_out.contiguous()
-        taps = list(weight.flatten(1, 3).unbind(1))  # (out, in) each
+        taps = weight.flatten(1, 3).permute(1, 2, 0).contiguous()  # (taps, in, out)
         grad_taps = weight.new_zeros(len(taps), weight.shape[0], weight.shape[-1])
-        grads_of = list(grad_taps.unbind())
-        centre = None
-        if ctx.rules.centre is not None:
-            centre = taps[ctx.rules.centre]
-            torch.mm(grad_out.t(), features, out=grads_of[ctx.rules.centre])
-            taps.reverse()
-            grads_of.reverse()
-        grad_features = torch.empty_like(features) if need_features else None
-        for block in ctx.rules.backward:
-            products = _scratch.take('products', features, len(block.source), features.shape[1])
-            gather = _Gather('sources', grad_out, block)
-            gather_features = _Gather('targets', features, block)
-            parts = _by_tap(block, block.source, block.target, products)
-            for tap, source, target, product in parts:
-                grad = gather(source)
-                if need_weight:
-                    grads_of[tap].addmm_(grad.t(), gather_features(target))
-                if need_features:
-                    torch.mm(grad, taps[tap], out=product)
+        grad_features = torch.zeros_like(features) if need_features else None
+        if rules.centre is not None:
+            torch.mm(grad_out.t(), features, out=grad_taps[rules.centre])
             if grad_features is not None:
-                _sum_rows(products, block, grad_out, centre, grad_features)
+                torch.mm(grad_out, taps[rules.centre].t(), out=grad_features)
+        gather, gather_grad = _Gather(features, rules), _Gather(grad_out, rules)
+        for tap, i, o in zip(rules.taps, rules.inputs, rules.outputs, strict=True):
+            grad = gather_grad(o)
+            if need_weight:
+                torch.mm(grad[: len(o)].t(), gather(i)[: len(i)], out=grad_taps[tap])
+            if grad_features is not None:
+                _add_rows(grad_features, i, _linear(grad, len(i), taps[tap]))
         grad_weight = grad_taps.transpose(0, 1).reshape(weight.shape) if need_weight else None
         return grad_features, grad_weight, None
-
-
-def _sum_rows(
-    products: Tensor, block: _Block, rows: Tensor, centre: Tensor | None, out: Tensor
-) -> None:
-    """Writes the block's target rows of ``out``: their products, plus the centre's if any."""
-    out = out[block.first : block.last]
-    if len(products):
-        total = F.embedding_bag(
-            block.order, products, block.pointers, mode='sum', include_last_offset=True
-        )
-    else:
-        total = torch.zeros_like(out)
-    if centre is None:
-        out.copy_(total)
-    else:
-        torch.addmm(total, rows[block.first : block.last], centre, out=out)
 
 
 def rulebook_conv(features: Tensor, weight: Tensor, rules: Rulebook) -> Tensor:

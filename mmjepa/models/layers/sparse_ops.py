@@ -376,11 +376,10 @@ def _rulebook_forward(
 ) -> tuple[Tensor, Tensor]:
     def build() -> tuple[Tensor, Rulebook]:
         grid = (x.indices, x.batch_size, x.spatial_shape)
-        width = max(conv.in_channels, conv.out_channels)
         if conv.submanifold:
-            return x.indices, submanifold_rules(*grid, conv.kernel_size, width)
+            return x.indices, submanifold_rules(*grid, conv.kernel_size)
         window = (conv.kernel_size, conv.stride, conv.padding)
-        return strided_rules(*grid, shape, *window, width)
+        return strided_rules(*grid, shape, *window)
 
     indices, rules = _shared_rules(conv, x, 'rulebook', build)
     return rulebook_conv(x.features, conv.weight, rules), indices
