@@ -1,1 +1,5 @@
-"""Looking inside: functions on features and probes on frozen encoders."""
+"""Looking inside: functions on features, probes on frozen encoders, detection metrics."""
+
+from .metrics import KittiAPMetric, ONCEAPMetric
+
+__all__ = ['KittiAPMetric', 'ONCEAPMetric']
