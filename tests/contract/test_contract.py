@@ -36,6 +36,7 @@ def _applies(name: str, rule: str) -> None:
 
 @pytest.fixture(params=NAMES)
 def case(request, tmp_path):
+    _applies(request.param, request.node.originalname.removeprefix('test_'))
     case = CASES[request.param]
     case.name = request.param
     case.root = case.make_data(tmp_path / 'toy')
@@ -46,7 +47,10 @@ def test_every_registered_method_has_a_case_and_prints_its_rules(capsys):
     methods = {
         name
         for name, cls in MODELS.module_dict.items()
-        if isinstance(cls, type) and issubclass(cls, BaseJEPA)
+        if isinstance(cls, type)
+        and issubclass(cls, BaseJEPA)
+        # methods of projects/ are under contract in the projects' own tests
+        and (cls.__module__.startswith('mmjepa.') or name in CASES)
     }
     assert methods == set(CASES)
     with capsys.disabled():
@@ -164,6 +168,7 @@ def test_target_moves_in_hook(case, tmp_path):
 
 
 def test_skipped_step_leaves_the_target(case):
+    _applies(case.name, 'target_moves_in_hook')
     model = case.model(case.root)
     optimizer = torch.optim.AdamW(model.predictor.parameters(), lr=0.1, fused=True)
     for parameter in model.predictor.parameters():
@@ -227,7 +232,6 @@ def test_masks(case):
 
 
 def test_keep_ids(case):
-    _applies(case.name, 'keep_ids')
     model = case.model(case.root).eval()
     x = case.batch(model, case.root)['inputs']['images']
     with torch.no_grad():
@@ -276,10 +280,15 @@ class _Recorder(Hook):
         self.rows = {}
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        hook = next(h for h in runner.hooks if isinstance(h, TargetUpdateHook))
-        self.rows[runner.iter] = [
-            (g['lr'], g['betas'], g['weight_decay']) for g in runner.optim_wrapper.param_groups
-        ] + [hook.momentum_at(runner.iter, runner.max_iters)]
+        momentum = [
+            hook.momentum_at(runner.iter, runner.max_iters)
+            for hook in runner.hooks
+            if isinstance(hook, TargetUpdateHook)
+        ]
+        self.rows[runner.iter] = (
+            [(g['lr'], g['betas'], g['weight_decay']) for g in runner.optim_wrapper.param_groups],
+            momentum,
+        )
 
 
 def test_schedules(case, tmp_path):
@@ -296,7 +305,7 @@ def test_schedules(case, tmp_path):
         column = dict(lr=0, betas=1, weight_decay=2)[name]
         for i, row in whole.items():
             wanted = scheduler.value_at(i)
-            for base, group in zip(scheduler.base_values, row[:-1], strict=True):
+            for base, group in zip(scheduler.base_values, row[0], strict=True):
                 value = group[column][0] if scheduler.first_beta else group[column]
                 assert value == pytest.approx(wanted * base if scheduler.relative else wanted)
     first = tmp_path / 'whole' / 'iter_4.pth'
