@@ -2,7 +2,12 @@
 
 python tools/create_data.py sim-kitti --out data/kitti_sim --frames 600 --seed 0
 python tools/create_data.py inspect data/my_sensor
-python tools/create_data.py kitti --root data/kitti
+python tools/create_data.py kitti --root data/kitti [--out data/kitti_infos]
+python tools/create_data.py nuscenes --root data/nuscenes
+python tools/create_data.py waymo --root data/waymo
+python tools/create_data.py once --root data/once
+python tools/create_data.py kitti|nuscenes|waymo|once --root data/X --verify-only
+python tools/create_data.py subset --root data/kitti --fraction 0.05
 """
 
 import argparse
@@ -62,10 +67,86 @@ def _inspect(args: argparse.Namespace) -> None:
     print(inspect_folder(args.folder).text())
 
 
-def _kitti(args: argparse.Namespace) -> None:
-    from mmjepa.datasets.mmdet3d_infos import convert_kitti
+def _add_conversions(commands: argparse._SubParsersAction) -> None:
+    about = {
+        'kitti': "mmdet3d's info files for a KITTI object folder",
+        'nuscenes': "mmdet3d's info files for nuScenes",
+        'waymo': "commands that make mmdet3d's info files for Waymo, and a check of them",
+        'once': "info files in mmdet3d's layout for ONCE",
+    }
+    parsers = {name: commands.add_parser(name, help=text) for name, text in about.items()}
+    for name, parser in parsers.items():
+        parser.add_argument('--root', required=True, help='the data set')
+        parser.add_argument(
+            '--out',
+            help='write there, with links to the data, and nothing to --root (default: --root)',
+        )
+        parser.add_argument(
+            '--verify-only', action='store_true', help='check the info files that are there'
+        )
+        parser.set_defaults(run=_verify_or_convert, name=name)
+    parsers['kitti'].add_argument(
+        '--val-fraction',
+        type=float,
+        help="with --out: make new image sets with this share in val (default: the root's own, "
+        'or 0.2 where there are none)',
+    )
+    parsers['nuscenes'].add_argument(
+        '--version', choices=('v1.0-trainval', 'v1.0-mini'), help='tables (default: what is there)'
+    )
+    parsers['nuscenes'].add_argument(
+        '--max-sweeps', type=int, default=10, help='earlier sweeps listed per frame'
+    )
 
-    print(convert_kitti(args.root, args.out).text())
+
+def _verify_or_convert(args: argparse.Namespace) -> None:
+    from mmjepa.datasets import mmdet3d_infos as infos
+    from mmjepa.datasets.once import convert_once, verify_once
+
+    if args.verify_only or args.name == 'waymo':
+        verify = {
+            'kitti': infos.verify_kitti,
+            'nuscenes': infos.verify_nuscenes,
+            'waymo': infos.verify_waymo,
+            'once': verify_once,
+        }[args.name]
+        if args.name == 'waymo' and not args.verify_only:
+            print(infos.waymo_commands(args.root, args.out), end='\n\n')
+        print(verify(args.out or args.root).text())
+        return
+    if args.name == 'kitti':
+        report = infos.convert_kitti(args.root, args.out, args.val_fraction)
+    elif args.name == 'nuscenes':
+        report = infos.convert_nuscenes(args.root, args.out, args.version, args.max_sweeps)
+    else:
+        report = convert_once(args.root, args.out)
+    print(report.text())
+
+
+def _add_subset(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'subset', help='ground-truth database of just the first training frames'
+    )
+    parser.add_argument('--root', required=True, help='folder with info files and database')
+    parser.add_argument('--out', help='write the lists there (default: --root)')
+    parser.add_argument('--name', help='data set, where the folder holds info files of several')
+    parser.add_argument('--every', type=int, default=1, help='of every n-th frame only')
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument('--count', type=int, help='number of frames')
+    size.add_argument('--fraction', help='share of the frames, rounded down')
+    parser.set_defaults(run=_subset)
+
+
+def _subset(args: argparse.Namespace) -> None:
+    from mmjepa.datasets.info_files import read_infos
+    from mmjepa.datasets.mmdet3d_infos import find_database, fraction_count, write_subset
+
+    dbinfos, infos = find_database(args.root, args.name)
+    count = args.count
+    if count is None:
+        available = len(read_infos(infos)['data_list'][:: args.every])
+        count = fraction_count(args.fraction, available)
+    print(write_subset(dbinfos, infos, count, args.out, args.every).text())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,10 +160,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     inspect.add_argument('folder')
     inspect.set_defaults(run=_inspect)
-    kitti = commands.add_parser('kitti', help="mmdet3d's info files for a KITTI object folder")
-    kitti.add_argument('--root', required=True, help='KITTI object folder')
-    kitti.add_argument('--out', help='write there, with links to the data (default: into --root)')
-    kitti.set_defaults(run=_kitti)
+    _add_conversions(commands)
+    _add_subset(commands)
     return parser.parse_args(argv)
 
 
@@ -94,7 +173,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('\ninterrupted; the same command goes on where it stopped', file=sys.stderr)
+        print(
+            '\ninterrupted; nothing half-written is left under a final name. The same command '
+            'again: sim-kitti goes on where it stopped, conversions start anew',
+            file=sys.stderr,
+        )
         return 130
     return 0
 

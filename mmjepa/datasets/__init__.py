@@ -6,6 +6,7 @@ from .kitti import KittiCalib, KittiObjects, points_in_boxes
 from .nuscenes_sweeps import NuScenesSweeps
 from .point_files import BadSampleError, read_points
 from .point_sweeps import PointSweepDataset
+from .seeded import SeededDataset
 from .transforms import (
     AggregateSweeps,
     CropToCameraView,
@@ -36,6 +37,7 @@ __all__ = [
     'PointSweepDataset',
     'PointsRangeFilter',
     'RandomFlipPoints',
+    'SeededDataset',
     'inspect_folder',
     'jepa_collate',
     'points_in_boxes',
