@@ -15,6 +15,7 @@ from mmjepa.engine.config import (
     load_config,
 )
 from mmjepa.engine.errors import one_line_errors
+from mmjepa.engine.finetune import check_info_files
 from mmjepa.engine.runner import build_runner
 
 
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> dict:
         cfg.load_from, cfg.resume = args.checkpoint, False
         cfg.runner_type = 'mmjepa.JEPARunner'  # MMEngine's own would load what fits and go on
         check_config(cfg)
+        check_info_files(cfg)
         return build_runner(cfg).test()
 
 

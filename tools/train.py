@@ -19,6 +19,7 @@ from mmjepa.engine.config import (
     load_config,
 )
 from mmjepa.engine.errors import one_line_errors
+from mmjepa.engine.finetune import apply_label_fraction, check_info_files
 from mmjepa.engine.runner import build_runner
 
 
@@ -119,7 +120,9 @@ def prepare(args: argparse.Namespace) -> Config:
             )
         cfg.resume, cfg.load_from = True, None if auto else args.resume
     check_config(cfg)
+    check_info_files(cfg)
     check_work_dir(cfg.work_dir)
+    apply_label_fraction(cfg)
     return cfg
 
 

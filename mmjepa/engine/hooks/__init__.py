@@ -2,8 +2,10 @@
 
 from .checkpoint import JEPACheckpointHook
 from .collapse_monitor import CollapseMonitorHook
+from .load_encoder import LoadEncoderHook
 from .logger import JEPALoggerHook
 from .loss_guard import LossGuardHook
+from .native_spconv import NativeSpconvHook
 from .online_probe import OnlineBEVProbeHook
 from .runtime_info import DeferredInfoHook
 from .signal import SaveOnSignalHook
@@ -15,7 +17,9 @@ __all__ = [
     'DeferredInfoHook',
     'JEPACheckpointHook',
     'JEPALoggerHook',
+    'LoadEncoderHook',
     'LossGuardHook',
+    'NativeSpconvHook',
     'OnlineBEVProbeHook',
     'SaveOnSignalHook',
     'SkippedSamplesHook',

@@ -1,0 +1,150 @@
+"""A pre-trained encoder in a detector, completely or not at all."""
+
+import ast
+from typing import Any
+
+from mmengine.hooks import Hook
+from torch import nn
+
+from mmjepa.engine.checkpoint import CheckpointError, load_verified
+from mmjepa.registry import HOOKS
+
+
+@HOOKS.register_module()
+class LoadEncoderHook(Hook):
+    """Fills a detector's encoder from a pre-training checkpoint before the first iteration.
+
+    Takes what pre-training writes as it is, and every format that ``tools/export_checkpoint.py``
+    knows. A resumed run keeps the weights of its own checkpoint.
+
+    Args:
+        checkpoint: the file; None trains from scratch.
+        module: name of the encoder in the detector; None: ``middle_encoder`` (SECOND, PV-RCNN) or
+            ``pts_middle_encoder`` (CenterPoint), whichever is there.
+        which: ``'online'`` (default) or ``'target'`` encoder of an mmjepa checkpoint.
+        frozen_epochs: epochs in which the encoder keeps its weights and its BatchNorm statistics.
+        check_grid: compare voxel size and height of the grid with those of the pre-training,
+            where the checkpoint tells them.
+
+    Raises:
+        CheckpointError: not every tensor of the encoder was filled, weights that aren't finite, or
+            another grid; nothing has been loaded then.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        module: str | None = None,
+        which: str | None = None,
+        frozen_epochs: int = 0,
+        check_grid: bool = True,
+    ):
+        self.checkpoint = checkpoint
+        self.names = ('middle_encoder', 'pts_middle_encoder') if module is None else (module,)
+        self.module = self.names[0]
+        self.which = which
+        self.frozen_epochs = frozen_epochs
+        self.check_grid = check_grid
+        self._encoder: nn.Module | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Load, unless the run is a resumed one."""
+        self._encoder = self._find(runner.bare_model)
+        if (
+            self.frozen_epochs
+            and runner.distributed
+            and not runner.cfg.get('find_unused_parameters')
+        ):
+            raise ValueError(
+                'frozen_epochs in a distributed run needs find_unused_parameters=True in the config'
+            )
+        if runner.iter > 0:
+            runner.logger.info(f'resumed run: {self.module} keeps the weights of its checkpoint')
+        elif self.checkpoint is None:
+            runner.logger.info(f'jepa_checkpoint=None: {self.module} starts from scratch')
+        else:
+            self._load(runner)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Freeze or thaw."""
+        frozen = runner.epoch < self.frozen_epochs
+        if self.frozen_epochs and self._encoder is not None:
+            self._encoder.requires_grad_(not frozen)
+            if frozen or runner.epoch == self.frozen_epochs:
+                runner.logger.info(f'{self.module} is {"frozen" if frozen else "trained from now"}')
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Keep the statistics of a frozen encoder; the loop sets the whole model to train."""
+        if batch_idx == 0 and runner.epoch < self.frozen_epochs and self._encoder is not None:
+            self._encoder.eval()
+
+    def _find(self, model: nn.Module) -> nn.Module:
+        modules = dict(model.named_modules())
+        found = [name for name in self.names if name in modules]
+        if len(found) != 1:
+            near = [name for name in modules if name.endswith('encoder')]
+            raise ValueError(
+                f'{type(model).__name__} has no module {" or ".join(self.names)} for the '
+                f'pre-trained encoder; encoders there: {", ".join(near) or "none"}'
+            )
+        self.module = found[0]
+        return modules[self.module]
+
+    def _load(self, runner: Any) -> None:
+        assert self.checkpoint is not None
+        assert self._encoder is not None
+        from mmjepa.adapters import read_encoder  # which needs the engine's checkpoints
+
+        found = read_encoder(self.checkpoint, 'auto', which=self.which)
+        if self.check_grid:
+            _compare_grids(found.meta, runner.cfg, self.module, self.checkpoint)
+        for note in found.notes:
+            runner.logger.info(f'{self.checkpoint}: {note}')
+        load_verified(
+            self._encoder, dict(state_dict=found.state), what=self.module, logger=runner.logger
+        )
+
+
+def _grid_of(config: Any, encoder: str) -> dict[str, Any]:
+    """Voxel size (x, y, z) in metres and height D of the grid, as far as a config tells them."""
+    model = config.get('model') or {}
+    preprocessor = model.get('data_preprocessor') or {}
+    voxel = preprocessor.get('voxel_layer') or preprocessor
+    shape = (model.get(encoder) or {}).get('sparse_shape')
+    grid = dict(voxel_size=voxel.get('voxel_size'), depth=shape[0] if shape else None)
+    return {key: value for key, value in grid.items() if value is not None}
+
+
+def _compare_grids(meta: dict, config: Any, module: str, path: str) -> None:
+    try:
+        # the text holds plain values only, and nothing of it is executed
+        body = ast.parse(meta.get('cfg') or '').body
+        model = next(n.value for n in body if getattr(n.targets[0], 'id', '') == 'model')  # type: ignore[attr-defined]
+        pretraining = dict(model=_literal(model))
+    except (SyntaxError, StopIteration, ValueError, AttributeError):
+        return
+    ours, theirs = _grid_of(config, module), _grid_of(pretraining, 'encoder')
+    for key, remedy in (('voxel_size', 'voxel_size'), ('depth', 'z of point_cloud_range')):
+        a, b = ours.get(key), theirs.get(key)
+        if a is not None and b is not None and _rounded(a) != _rounded(b):
+            raise CheckpointError(
+                f'{path} was pre-trained with {key} {b}, this config has {a}: give both the same '
+                f'{remedy}, or set check_grid=False of LoadEncoderHook'
+            )
+
+
+def _rounded(value: Any) -> Any:
+    return [round(float(v), 6) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _literal(node: ast.expr) -> Any:
+    """Value of ``dict(...)`` calls and literals."""
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict' and not node.args:
+        return {str(k.arg): _literal(k.value) for k in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)

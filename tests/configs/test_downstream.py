@@ -1,0 +1,175 @@
+"""Fine-tuning configs: small enough, and each takes training and evaluation steps."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+
+from mmjepa.datasets.info_files import InfoFileError, write_plain
+from mmjepa.engine.config import ConfigError, check_config, load_config
+from mmjepa.engine.finetune import apply_label_fraction, check_info_files
+from mmjepa.engine.runner import build_runner
+from mmjepa.registry import METRICS
+
+pytest.importorskip('mmdet3d.models', exc_type=ImportError)
+
+FOLDER = Path(__file__).resolve().parents[2] / 'configs/downstream/mmdet3d'
+FILES = sorted(p for p in FOLDER.glob('*.py'))
+SMALL = [p for p in FILES if '_la' not in p.stem]
+KITTI_BOX = [0, -25.6, -3, 51.2, 25.6, 1]
+# config: writer of a tiny data set in tests/mm3d_scenes.py, and what makes the grid small
+RUNS = {
+    'second_kitti': (
+        'write_kitti',
+        # numba compiles mmdet3d's noise for 20 s
+        dict(voxel_size=[0.2, 0.2, 0.1], point_cloud_range=KITTI_BOX, object_noise=False),
+    ),
+    'second_kitti_paper': (
+        'write_kitti',
+        dict(voxel_size=[0.2, 0.2, 0.1], point_cloud_range=KITTI_BOX),
+    ),
+    'centerpoint_nuscenes': (
+        'write_nuscenes',
+        dict(voxel_size=[0.4, 0.4, 0.2]),
+    ),
+    'centerpoint_waymo': (
+        'write_waymo',
+        dict(
+            voxel_size=[0.4, 0.4, 0.15],
+            point_cloud_range=[-51.2, -51.2, -2, 51.2, 51.2, 4],
+            load_interval=1,
+        ),
+    ),
+    'second_once': (
+        'write_once',
+        dict(voxel_size=[0.4, 0.4, 0.2], point_cloud_range=[-51.2, -51.2, -5, 51.2, 51.2, 3]),
+    ),
+}
+
+
+@METRICS.register_module()
+class FrameCount(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return {'frames': len(results)}
+
+
+def name(path):
+    return path.stem
+
+
+def downstream(stem, tmp_path, monkeypatch, **options):
+    """A config on a data set of its own, and the runner's arguments of a short run."""
+    import mm3d_scenes
+
+    writer, grid = RUNS[stem.partition('_la')[0]]
+    root = tmp_path / 'data'
+    if not root.exists():
+        getattr(mm3d_scenes, writer)(root, frames=4)
+    options = dict(
+        grid,
+        data_root=str(root),
+        batch_size=2,
+        num_workers=0,
+        max_iters=2,
+        log_interval=1,
+        val_interval=1,
+        **options,
+    )
+    cfg = load_config(FOLDER / f'{stem}.py', options)
+    cfg.optim_wrapper.optimizer.lr = 1e-4  # theirs is for larger batches and longer warm-up
+    cfg.work_dir = str(tmp_path / 'work')
+    apply_label_fraction(cfg)
+    check_config(cfg)
+    return cfg
+
+
+def test_every_config_has_its_label_fractions():
+    expected = {f'{p.stem}_la{n}' for p in SMALL for n in ('05', '20', '50')}
+    assert {p.stem for p in FILES if '_la' in p.stem} == expected
+    assert set(RUNS) | {'pv_rcnn_kitti'} == {p.stem for p in SMALL}
+
+
+@pytest.mark.parametrize('path', FILES, ids=name)
+def test_config_loads_and_is_short(path):
+    cfg = load_config(path)
+    check_config(cfg)
+    fraction = {'05': 0.05, '20': 0.2, '50': 0.5}.get(path.stem.rpartition('_la')[2], 1.0)
+    assert cfg.label_fraction == fraction
+    assert cfg.custom_hooks[1]['type'] == 'mmjepa.LoadEncoderHook'
+    body = path.read_text().split('"""')[2]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 50
+
+
+@pytest.mark.parametrize('stem', list(RUNS))
+def test_training_and_evaluation_step(stem, tmp_path, monkeypatch):
+    encoder = 'mmjepa.SparseVoxelEncoder' if stem == 'second_kitti_paper' else 'SparseEncoder'
+    cfg = downstream(stem, tmp_path, monkeypatch, encoder_type=encoder)
+    if stem == 'centerpoint_waymo':  # its metric is Waymo's own program
+        cfg.val_evaluator = dict(type='mmjepa.FrameCount')
+    runner = build_runner(cfg)
+    seen = []
+    step = runner.model.val_step
+    monkeypatch.setattr(runner.model, 'val_step', lambda data: seen.append(step(data)) or seen[-1])
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    runner.train()
+    moved = [k for k, v in runner.model.state_dict().items() if not torch.equal(v, before[k])]
+    assert any('middle_encoder' in k and k.endswith('weight') for k in moved)
+    assert any('bbox_head' in k for k in moved)
+    assert len(seen) == 4
+    assert all('pred_instances_3d' in sample for batch in seen for sample in batch)
+
+
+def test_label_fraction_takes_the_first_frames_and_their_objects(tmp_path, monkeypatch):
+    import pickle
+
+    cfg = downstream('second_kitti_la50', tmp_path, monkeypatch)
+    dataset = cfg.train_dataloader.dataset.dataset
+    assert dataset.indices == 2
+    assert cfg.train_cfg.max_iters == 2
+    objects = pickle.loads(Path(dataset.pipeline[2].db_sampler.info_path).read_bytes())
+    assert {entry['image_idx'] for entries in objects.values() for entry in entries} == {0, 1}
+    runner = build_runner(cfg)
+    assert len(runner.train_dataloader.dataset) == 2
+
+
+@pytest.mark.parametrize(
+    ('fraction', 'epochs', 'frames'),
+    [(1.0, 80, None), (0.5, 160, 2), (0.3, 267, 1), (0.25, 320, 1)],
+)
+def test_epochs_of_a_fraction(fraction, epochs, frames, tmp_path, monkeypatch):
+    cfg = downstream('second_kitti', tmp_path, monkeypatch, label_fraction=fraction)
+    assert cfg.train_dataloader.dataset.dataset.get('indices') == frames
+    cfg = load_config(FOLDER / 'second_kitti.py', dict(cfg_options(cfg), label_fraction=fraction))
+    cfg.work_dir = str(tmp_path)
+    apply_label_fraction(cfg)
+    assert cfg.train_cfg.max_epochs == epochs
+    assert math.isclose(cfg.param_scheduler[0].phases[-1].until, 1.0)
+
+
+def cfg_options(cfg):
+    return dict(data_root=cfg.data_root)
+
+
+def test_unfit_info_files_are_told_before_anything_is_built(tmp_path):
+    cfg = load_config(FOLDER / 'second_kitti.py', dict(data_root=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=r'kitti_infos_train.pkl.*create_data'):
+        check_info_files(cfg)
+    whole = dict(metainfo=dict(), data_list=[dict(sample_idx=0)])
+    write_plain(whole, tmp_path / 'kitti_infos_train.pkl')
+    write_plain(dict(whole, data_list=[]), tmp_path / 'kitti_infos_val.pkl')
+    with pytest.raises(ConfigError, match=r'kitti_infos_val.pkl lists no frame'):
+        check_info_files(cfg)
+    write_plain([dict(image=dict())], tmp_path / 'kitti_infos_val.pkl')
+    with pytest.raises(InfoFileError, match=r'mmdet3d 0.x'):
+        check_info_files(cfg)
+
+
+@pytest.mark.parametrize('fraction', [0, -0.1, 1.5, 'half', 0.1])
+def test_impossible_fractions(fraction, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match='label_fraction'):
+        downstream('second_kitti', tmp_path, monkeypatch, label_fraction=fraction)
