@@ -1,8 +1,10 @@
 """Files for mmdet3d, loaded by mmdet3d: its patched spconv loader drops kernels silently."""
 
 import collections
+import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from mmjepa.adapters import FORMATS, read_encoder, write_encoder
 from mmjepa.adapters.sparse_encoder import encoder_keys
 from mmjepa.engine.checkpoint import load_verified
+from mmjepa.engine.hooks import LoadEncoderHook
 
 SECOND = '.mim/configs/second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py'
 GRID = [41, 64, 48]
@@ -110,6 +113,21 @@ def test_load_from_of_the_runner(voxelnet, exported, make_state, tmp_path):
     )
     runner.load_or_resume()
     assert _equal(runner.model.middle_encoder, make_state()) == 72
+
+
+@pytest.mark.parametrize('kind', ['checkpoint', 'ddp', 'plain', 'exported'])
+def test_hook_fills_the_detector(voxelnet, mmjepa_file, exported, make_state, tmp_path, kind):
+    content = torch.load(mmjepa_file, weights_only=True)
+    path = tmp_path / 'given.pth'
+    if kind == 'ddp':
+        content['state_dict'] = {f'module.{k}': v for k, v in content['state_dict'].items()}
+    torch.save(content['state_dict'] if kind == 'plain' else content, path)
+    hook = LoadEncoderHook(str(exported if kind == 'exported' else path))
+    logger = logging.getLogger('hook')
+    hook.before_train(
+        SimpleNamespace(bare_model=voxelnet, distributed=False, iter=0, cfg={}, logger=logger)
+    )
+    assert _equal(voxelnet.middle_encoder, make_state()) == 72
 
 
 @pytest.mark.parametrize('name', ['pts_middle_encoder', ''])
