@@ -360,14 +360,14 @@ def test_bad_predictions(folder, change, message):
 
 def test_detections_that_are_not_finite_are_left_out_aloud(folder, said):
     samples = perfect(folder)
-    for sample in samples:
-        found = sample['pred_instances_3d']
+    for frame in samples:
+        found = frame['pred_instances_3d']
         found['scores_3d'][0] = math.nan
         found['bboxes_3d'].tensor[1, 3] = math.inf
     less = evaluate(built(folder), samples)
     assert any('frame 000014: left out 2 of 9 detections' in line for line in said)
-    for sample in samples:
-        found = sample['pred_instances_3d']
+    for frame in samples:
+        found = frame['pred_instances_3d']
         found.update({name: values[2:] for name, values in found.items()})
     assert evaluate(built(folder), samples) == less
     assert less != evaluate(built(folder), perfect(folder))
