@@ -52,7 +52,8 @@ def main() -> None:
     )  # fmt: skip
     run(
         '2/4 pre-train AD-L-JEPA without labels',
-        'tools/train.py', CONFIG, '--work-dir', str(run_dir), '--cfg-options', *options,
+        'tools/train.py', CONFIG, '--work-dir', str(run_dir), '--overwrite',
+        '--cfg-options', *options,
         f'max_iters={args.iters}', 'batch_size=2', 'num_workers=1', 'log_interval=10',
     )  # fmt: skip
     checkpoint = run_dir / f'iter_{args.iters}.pth'

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict:
         cfg.load_from, cfg.resume = args.checkpoint, False
         cfg.runner_type = 'mmjepa.JEPARunner'  # MMEngine's own would load what fits and go on
         check_config(cfg)
-        check_info_files(cfg)
+        check_info_files(cfg, splits=['test'])
         return build_runner(cfg).test()
 
 

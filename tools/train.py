@@ -7,6 +7,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import argparse
 import tempfile
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -38,6 +39,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='go on from the newest checkpoint of the work dir, or from FILE',
     )
     parser.add_argument(
+        '--overwrite', action='store_true', help='start anew in a work dir that holds checkpoints'
+    )
+    parser.add_argument(
         '--amp',
         nargs='?',
         const='bf16',
@@ -63,8 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_work_dir(path: str) -> None:
-    """Raise early where nothing can be written."""
+def check_work_dir(path: str, overwrite: bool = False) -> None:
+    """Raise early where nothing can be written, or where another run's checkpoints lie."""
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -73,6 +77,12 @@ def check_work_dir(path: str) -> None:
         raise ConfigError(
             f'cannot write into the work dir {path}: {error.strerror}; name another with --work-dir'
         ) from None
+    left = [*Path(path).glob('iter_*.pth'), *Path(path).glob('epoch_*.pth')]
+    if left and not overwrite:
+        raise ConfigError(
+            f'{path} holds the checkpoints of another run: --resume goes on with it, --work-dir '
+            'names another folder, --overwrite gives it up'
+        )
 
 
 def set_amp(cfg: Config, amp: str) -> None:
@@ -80,14 +90,16 @@ def set_amp(cfg: Config, amp: str) -> None:
     wrapper = cfg.optim_wrapper
     if amp == 'fp16' and not torch.cuda.is_available():
         raise ConfigError('--amp fp16 needs CUDA; --amp bf16 runs everywhere')
-    if not wrapper.get('type', 'OptimWrapper').startswith('JEPA'):  # a downstream config
+    scope, _, kind = wrapper.get('type', 'OptimWrapper').rpartition('.')
+    scope += '.' if scope else ''
+    if not kind.startswith('JEPA'):  # a config of somebody else
         wrapper.type = 'AmpOptimWrapper'
         wrapper.dtype = 'bfloat16' if amp == 'bf16' else 'float16'
     elif amp == 'bf16':
-        wrapper.type, wrapper.amp = 'JEPAOptimWrapper', 'bf16'
+        wrapper.type, wrapper.amp = f'{scope}JEPAOptimWrapper', 'bf16'
     else:
         wrapper.pop('amp', None)
-        wrapper.type, wrapper.dtype = 'JEPAFp16OptimWrapper', 'float16'
+        wrapper.type, wrapper.dtype = f'{scope}JEPAFp16OptimWrapper', 'float16'
 
 
 def prepare(args: argparse.Namespace) -> Config:
@@ -121,7 +133,7 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.resume, cfg.load_from = True, None if auto else args.resume
     check_config(cfg)
     check_info_files(cfg)
-    check_work_dir(cfg.work_dir)
+    check_work_dir(cfg.work_dir, args.overwrite or bool(args.resume))
     apply_label_fraction(cfg)
     return cfg
 

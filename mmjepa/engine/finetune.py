@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,66 @@ from .config import ConfigError
 LONGEST = 4
 
 
-def check_info_files(config: Config) -> None:
+# what an info file of a data set's class says in its metainfo
+_INFO_NAMES = dict(
+    KittiDataset='kitti', NuScenesDataset='nuscenes', WaymoDataset='waymo', ONCEDataset='once'
+)
+
+
+def check_info_files(config: Config, splits: Sequence[str] = ('train', 'val')) -> None:
     """Look into the info files of a detection config, in which mmdet3d's own errors are dark.
 
     Args:
         config: any; data sets without a pickled ``ann_file`` are passed over.
+        splits: loaders that the run uses.
 
     Raises:
         FileNotFoundError: a file isn't there; names the command that makes it.
         InfoFileError: it is damaged, of mmdet3d 0.x, or no info file.
-        ConfigError: it lists no frame.
+        ConfigError: it is of another data set, lists no frame, or doesn't know the classes.
     """
     from mmjepa.datasets.info_files import read_infos
 
-    for name in ('train', 'val', 'test'):
+    seen = set()
+    for name in splits:
         loaders = config.get(f'{name}_dataloader') or []
         for loader in loaders if isinstance(loaders, list) else [loaders]:
             dataset = _innermost(loader.get('dataset') or {})
             if not isinstance(dataset, dict) or not str(dataset.get('ann_file')).endswith('.pkl'):
                 continue
             path = Path(dataset.get('data_root') or '', dataset['ann_file'])
-            if not read_infos(path)['data_list']:
-                raise ConfigError(
-                    f'{path} lists no frame, so {name}_dataloader is empty: put some into '
-                    'ImageSets and make the info files anew (tools/create_data.py)'
-                )
+            if path not in seen:
+                seen.add(path)
+                _check_infos(path, read_infos(path), dataset)
+
+
+def _check_infos(path: Path, infos: dict[str, Any], dataset: dict[str, Any]) -> None:
+    wanted = _INFO_NAMES.get(dataset['type'].rsplit('.', 1)[-1])
+    found = infos['metainfo'].get('dataset', wanted)
+    if wanted and found != wanted:
+        raise ConfigError(
+            f'{path} is of data set {found!r}, but {dataset["type"]} reads {wanted!r}'
+        )
+    if not infos['data_list']:
+        raise ConfigError(
+            f'{path} lists no frame: put some into ImageSets and make the info files anew '
+            '(tools/create_data.py)'
+        )
+    known = infos['metainfo'].get('categories', {})
+    classes = (dataset.get('metainfo') or {}).get('classes', ())
+    strange = [name for name in classes if known and name not in known]
+    if strange:
+        raise ConfigError(
+            f"{path} labels {', '.join(known)}, not the config's {', '.join(strange)}"
+        )
+    labels = {
+        i.get('bbox_label_3d', -1) for f in infos['data_list'] for i in f.get('instances', ())
+    }
+    if known and max(labels, default=-1) >= len(known):
+        raise ConfigError(
+            f'{path}: label {max(labels)} is none of its {len(known)} categories; make the info '
+            'files anew (tools/create_data.py)'
+        )
 
 
 def _innermost(dataset: Any) -> Any:
@@ -57,17 +93,18 @@ def apply_label_fraction(config: Config) -> None:
     * Epochs / fraction, at most four times as many; ``max_iters`` stays as it is.
 
     Args:
-        config: of a fine-tuning; without ``label_fraction``, or with 1, nothing changes.
+        config: of a fine-tuning; without ``label_fraction`` nothing changes, with 1 only classes
+            without objects to paste are left out.
 
     Raises:
         ConfigError: the fraction isn't in (0, 1], or leaves no frame.
     """
-    fraction = config.get('label_fraction')
-    if fraction is None or fraction == 1:
-        return
     from mmjepa.datasets.info_files import read_infos
     from mmjepa.datasets.mmdet3d_infos import fraction_count
 
+    fraction = config.get('label_fraction')
+    if fraction is None:
+        return
     dataset = _innermost(config.train_dataloader.dataset)
     infos, every = Path(dataset.data_root, dataset.ann_file), dataset.get('load_interval', 1)
     available = len(read_infos(infos)['data_list'][::every])
@@ -75,10 +112,19 @@ def apply_label_fraction(config: Config) -> None:
         count = fraction_count(fraction, available)
     except ValueError as error:
         raise ConfigError(f'label_fraction: {error} ({infos})') from None
-    dataset.indices = count
+    if dataset.get('indices') is not None:
+        if dataset.indices != count:
+            raise ConfigError(
+                f'label_fraction={fraction} means {count} frames, the data set has '
+                f'indices={dataset.indices}: leave one of them out'
+            )
+        return  # the resolved config of a run, in which it has been carried out
     for transform in dataset.pipeline:
         if transform.get('type', '').rsplit('.', 1)[-1] == 'ObjectSample':
             _restrict(transform.db_sampler, infos, count, every, config.work_dir)
+    if fraction == 1:
+        return
+    dataset.indices = count
     scaled = ''
     if config.train_cfg.get('max_iters') is None:
         epochs = config.train_cfg.max_epochs
@@ -91,20 +137,34 @@ def apply_label_fraction(config: Config) -> None:
 
 
 def _restrict(sampler: Any, infos: Path, count: int, every: int, work_dir: str) -> None:
-    """Paste objects of the first frames only; classes without any are left out, saying so."""
+    """Paste objects of the first frames only; classes without any are left out, saying so.
+
+    mmdet3d's sampler fails on a class whose objects are all too small or too hard.
+    """
+    from mmjepa.datasets.info_files import load_plain, read_infos
     from mmjepa.datasets.mmdet3d_infos import write_subset
 
-    folder = Path(sampler.info_path).parent
-    out = folder if os.access(folder, os.W_OK) else Path(work_dir)
-    report = write_subset(sampler.info_path, infos, count, out, every)
-    sampler.info_path = str(report.database)
-    absent = [name for name in sampler.sample_groups if not report.objects.get(name)]
+    if count < len(read_infos(infos)['data_list']):
+        folder = Path(sampler.info_path).parent
+        out = folder if os.access(folder, os.W_OK) else Path(work_dir)
+        sampler.info_path = str(write_subset(sampler.info_path, infos, count, out, every).database)
+    objects = load_plain(sampler.info_path)
+    prepare = sampler.get('prepare', {})
+    hard, least = prepare.get('filter_by_difficulty', []), prepare.get('filter_by_min_points', {})
+    absent = [
+        name
+        for name in sampler.sample_groups
+        if not any(
+            o['num_points_in_gt'] >= least.get(name, 0) and o.get('difficulty') not in hard
+            for o in objects.get(name, [])
+        )
+    ]
     for name in absent:
         del sampler.sample_groups[name]
-        sampler.prepare.get('filter_by_min_points', {}).pop(name, None)
+        least.pop(name, None)
     if absent:
         print_log(
-            f'no {", ".join(absent)} in the first {count} frames: none can be pasted',
+            f'no {", ".join(absent)} to paste in the first {count} train frames',
             logger='current',
             level=logging.WARNING,
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 
-from mmjepa.datasets.info_files import InfoFileError, write_plain
+from mmjepa.datasets.info_files import InfoFileError, load_plain, write_plain
 from mmjepa.engine.config import ConfigError, check_config, load_config
 from mmjepa.engine.finetune import apply_label_fraction, check_info_files
 from mmjepa.engine.runner import build_runner
@@ -114,6 +114,8 @@ def test_training_and_evaluation_step(stem, tmp_path, monkeypatch):
     ours = dict(encoder_type='mmjepa.SparseVoxelEncoder') if stem == 'second_kitti_paper' else {}
     cfg = downstream(stem, tmp_path, **ours)
     if stem == 'centerpoint_waymo':  # its metric is Waymo's own program
+        assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
+        cfg.val_cfg, cfg.val_dataloader = dict(), cfg.test_dataloader
         cfg.val_evaluator = dict(type='mmjepa.FrameCount')
     runner = build_runner(cfg)
     seen = []
@@ -126,6 +128,83 @@ def test_training_and_evaluation_step(stem, tmp_path, monkeypatch):
     assert any('_head' in k for k in moved)
     assert len(seen) == 4
     assert all('pred_instances_3d' in sample for batch in seen for sample in batch)
+
+
+def test_resolved_config_is_not_divided_again(tmp_path):
+    cfg = downstream('second_kitti_la50', tmp_path)
+    cfg.train_cfg.max_iters = None
+    before = cfg.to_dict()
+    apply_label_fraction(cfg)
+    assert cfg.to_dict() == before
+    cfg.label_fraction = 0.75
+    with pytest.raises(ConfigError, match='means 3 frames, the data set has indices=2'):
+        apply_label_fraction(cfg)
+
+
+def test_classes_without_objects_to_paste_are_left_out(tmp_path):
+    import mm3d_scenes
+
+    mm3d_scenes.write_kitti(tmp_path / 'data', frames=2)
+    path = tmp_path / 'data/kitti_dbinfos_train.pkl'
+    objects = load_plain(path)
+    objects['Cyclist'] = [dict(o, num_points_in_gt=2) for o in objects['Cyclist']]
+    del objects['Pedestrian']
+    write_plain(objects, path)
+    cfg = downstream('second_kitti', tmp_path)
+    assert list(cfg.train_dataloader.dataset.dataset.pipeline[2].db_sampler.sample_groups) == [
+        'Car'
+    ]
+    assert len(build_runner(cfg).train_dataloader.dataset[0, 1]['inputs']['points'])
+
+
+@pytest.mark.parametrize('stem', ['second_once_la50', 'centerpoint_nuscenes_la50'])
+def test_label_fraction_reaches_wrapped_data_sets(stem, tmp_path):
+    cfg = downstream(stem, tmp_path)
+    frames = cfg.train_dataloader.dataset
+    while 'dataset' in frames:
+        frames = frames.dataset
+    assert frames.indices == 2
+    data = build_runner(cfg).train_dataloader.dataset
+    assert len(data[0, 1]['inputs']['points'])
+
+
+@pytest.mark.parametrize('stem', ['second_kitti', 'second_kitti_paper', 'pv_rcnn_kitti'])
+def test_grid_options_reach_the_whole_model(stem):
+    box = [0, -25.6, -3, 51.2, 25.6, 1]
+    cfg = load_config(
+        FOLDER / f'{stem}.py', dict(point_cloud_range=box, voxel_size=[0.1, 0.1, 0.1])
+    )
+    head = cfg.model.get('bbox_head') or cfg.model.rpn_head
+    assert cfg.model.middle_encoder.sparse_shape == [41, 512, 512]
+    assert cfg.model.data_preprocessor.voxel_layer.point_cloud_range == box
+    assert all(r[3] == 51.2 and r[4] == 25.6 for r in head.anchor_generator.ranges)
+
+
+def test_the_papers_recipe():
+    """Values of the reference: class order, anchors' IoUs, objects pasted, cycle."""
+    cfg = load_config(FOLDER / 'second_kitti_paper.py', dict(object_noise=False))
+    classes = ['Car', 'Pedestrian', 'Cyclist']
+    pipeline = cfg.train_dataloader.dataset.dataset.pipeline
+    kinds = [t['type'] for t in pipeline]
+    assert 'ObjectNoise' not in kinds
+    assert 'RandomFlip3D' in kinds
+    sampler = pipeline[kinds.index('ObjectSample')].db_sampler
+    assert sampler.sample_groups == dict(Car=20, Pedestrian=15, Cyclist=15)
+    assert set(sampler.prepare.filter_by_min_points.values()) == {5}
+    assert sampler.classes == classes
+    for loader in (cfg.train_dataloader.dataset, cfg.val_dataloader, cfg.test_dataloader):
+        assert (loader.dataset.get('dataset') or loader.dataset).metainfo.classes == classes
+    assert [(a.pos_iou_thr, a.neg_iou_thr) for a in cfg.model.train_cfg.assigner] == [
+        (0.6, 0.45),
+        (0.5, 0.35),
+        (0.5, 0.35),
+    ]
+    assert [s[0] for s in cfg.model.bbox_head.anchor_generator.sizes] == [3.9, 0.8, 1.76]
+    lr, beta = cfg.param_scheduler
+    assert cfg.optim_wrapper.optimizer.lr == 3e-3
+    assert [(p.start, p.stop) for p in lr.phases] == [(0.1, 1.0), (1.0, 1e-5)]
+    assert [(p.start, p.stop) for p in beta.phases] == [(0.95, 0.85), (0.85, 0.95)]
+    assert cfg.train_cfg.max_epochs == 80
 
 
 def test_label_fraction_takes_the_first_frames_and_their_objects(tmp_path):
@@ -171,6 +250,15 @@ def test_unfit_info_files_are_told_before_anything_is_built(tmp_path):
     write_plain([dict(image=dict())], tmp_path / 'kitti_infos_val.pkl')
     with pytest.raises(InfoFileError, match=r'mmdet3d 0.x'):
         check_info_files(cfg)
+    for change, message in [
+        (dict(dataset='once'), "is of data set 'once', but KittiDataset reads 'kitti'"),
+        (dict(categories=dict(Car=0, Van=1)), "labels Car, Van, not the config's Pedestrian"),
+        (dict(categories=dict(Pedestrian=0, Cyclist=1, Car=2)), 'label 11 is none of its 3'),
+    ]:
+        frames = [dict(instances=[dict(bbox_label_3d=11)])]
+        write_plain(dict(metainfo=change, data_list=frames), tmp_path / 'kitti_infos_val.pkl')
+        with pytest.raises(ConfigError, match=message):
+            check_info_files(cfg)
 
 
 @pytest.mark.parametrize('fraction', [0, -0.1, 1.5, 'half', 0.1])

@@ -135,7 +135,7 @@ def test_truncated_file_and_foreign_keys(run, pretrained, tmp_path):
         run(LoadEncoderHook(str(short))).call_hook('before_train')
     other = tmp_path / 'vit.pth'
     torch.save(dict(state_dict={'encoder.blocks.0.weight': torch.ones(2)}), other)
-    with pytest.raises(CheckpointError, match=r'format is not plain|no sparse voxel encoder'):
+    with pytest.raises(CheckpointError, match=r'vit.pth gives no encoder for middle_encoder'):
         run(LoadEncoderHook(str(other)), 'run2').call_hook('before_train')
 
 
@@ -147,11 +147,12 @@ def test_missing_module_names_those_that_are_there(run):
 def test_frozen_epochs_keep_weights_and_statistics(run, pretrained):
     path, online, _ = pretrained()
     runner = run(LoadEncoderHook(str(path), frozen_epochs=1), length=4, max_iters=2)
+    head = runner.bare_model.head.weight.detach().clone()
     runner.train()  # two iterations an epoch: the first epoch
     encoder = runner.bare_model.middle_encoder
     assert same(encoder, online)
     assert not any(p.requires_grad for p in encoder.parameters())
-    assert not torch.equal(runner.bare_model.head.weight, ToyDetector().head.weight)
+    assert not torch.equal(runner.bare_model.head.weight, head)
 
     runner = run(LoadEncoderHook(str(path), frozen_epochs=1), 'longer', length=4, max_iters=4)
     runner.train()
@@ -159,6 +160,35 @@ def test_frozen_epochs_keep_weights_and_statistics(run, pretrained):
     assert all(p.requires_grad for p in encoder.parameters())
     assert not torch.equal(encoder.conv_out[0].weight, online.conv_out[0].weight)
     assert not torch.equal(encoder.conv_out[1].running_mean, online.conv_out[1].running_mean)
+
+
+def test_run_resumed_within_a_frozen_epoch_keeps_the_statistics(run, pretrained):
+    path, online, _ = pretrained()
+    options = dict(length=8, accumulate=1)
+    runner = run(LoadEncoderHook(str(path), frozen_epochs=1), max_iters=1, **options)
+    runner.train()  # four iterations an epoch
+    resumed = run(LoadEncoderHook(str(path), frozen_epochs=1), resume=True, max_iters=3, **options)
+    resumed.train()
+    assert same(resumed.bare_model.middle_encoder, online)
+
+
+def test_other_z_range_is_refused(run, pretrained):
+    path, *_ = pretrained()
+    content = torch.load(path, weights_only=True)
+    cfg = content['meta']['cfg']
+    content['meta']['cfg'] = cfg.replace(
+        'voxel_size', 'point_cloud_range=[0, -40, -1, 70.4, 40, 3], voxel_size'
+    )
+    torch.save(content, path)
+    runner = run(LoadEncoderHook(str(path)))
+    runner.cfg.model.data_preprocessor.voxel_layer.point_cloud_range = [0, -40, -3, 70.4, 40, 1]
+    with pytest.raises(CheckpointError, match=r'z_range \[-1, 3\], this config has \[-3, 1\]'):
+        runner.call_hook('before_train')
+
+
+def test_which_must_be_known():
+    with pytest.raises(ValueError, match="which must be 'online' or 'target', got 'ema'"):
+        LoadEncoderHook('x.pth', which='ema')
 
 
 def test_resumed_run_keeps_its_own_weights(run, pretrained, tmp_path):

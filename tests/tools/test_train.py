@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 
@@ -145,6 +146,32 @@ def test_settings_of_amp():
     cfg.optim_wrapper.type = 'OptimWrapper'  # a downstream config
     train.set_amp(cfg, 'bf16')
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
+
+
+def test_another_runs_checkpoints_are_not_trained_over(data, tmp_path):
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'w' / 'iter_3.pth').write_bytes(b'')
+    text = fails(KITTI, '--work-dir', tmp_path / 'w', *words(data))
+    assert 'holds the checkpoints of another run' in text and '--resume' in text
+    for option in ('--overwrite', '--resume'):
+        train.prepare(
+            train.parse_args([str(KITTI), '--work-dir', str(tmp_path / 'w'), option, *words(data)])
+        )
+
+
+@pytest.mark.parametrize(('amp', 'kind'), [('bf16', 'JEPAOptimWrapper'), ('bf16', None)])
+def test_amp_of_a_downstream_config(amp, kind, monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(type=f'mmjepa.{kind}' if kind else 'OptimWrapper')))
+    train.set_amp(cfg, amp)
+    wrapper = cfg.optim_wrapper
+    if kind:
+        assert (wrapper.type, wrapper.amp) == ('mmjepa.JEPAOptimWrapper', 'bf16')
+        monkeypatch.setattr(train.torch.cuda, 'is_available', lambda: True)
+        train.set_amp(cfg, 'fp16')
+        assert cfg.optim_wrapper.type == 'mmjepa.JEPAFp16OptimWrapper'
+        assert 'amp' not in cfg.optim_wrapper
+    else:
+        assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
 
 
 def test_work_dir_that_cannot_be_written(data, tmp_path):

@@ -18,16 +18,26 @@ objects = dict(
     ),
 )
 train_pipeline = [
-    *_base_.train_pipeline[:2],
-    dict(type='ObjectSample', db_sampler={**_base_.db_sampler, **objects}),
-    *_base_.train_pipeline[4:],
+    {**t, 'db_sampler': {**_base_.db_sampler, **objects}} if t['type'] == 'ObjectSample' else t
+    for t in _base_.train_pipeline
+    if t['type'] != 'ObjectNoise'
 ]
+voxel_size = [0.05, 0.05, 0.1]
+box = _base_.point_cloud_range
+cells = [round((box[i + 3] - box[i]) / voxel_size[i]) for i in range(3)]
+grid = dict(point_cloud_range=box, voxel_size=voxel_size)
 # mmdet3d keeps this model in one file with everything else, which can't be a base beside ours
 model = (
     __import__('mmengine.hub', fromlist=['hub'])
     .get_config('mmdet3d::pv_rcnn/pv_rcnn_8xb2-80e_kitti-3d-3class.py')
     .model.to_dict()
 )
+model['data_preprocessor']['voxel_layer'].update(grid)
+model['points_encoder'].update(grid)
+model['middle_encoder']['sparse_shape'] = [cells[2] + 1, *cells[1::-1]]
+model['rpn_head']['anchor_generator']['ranges'] = [
+    [*box[:2], z, *box[3:5], z] for z in (-0.6, -0.6, -1.78)
+]
 train_dataloader = dict(batch_size=batch_size, dataset=dict(dataset=dict(pipeline=train_pipeline)))
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 auto_scale_lr = dict(enable=False, base_batch_size=16)

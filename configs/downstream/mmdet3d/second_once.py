@@ -5,8 +5,8 @@
         --cfg-options jepa_checkpoint=work_dirs/adl_jepa/once/epoch_30.pth
 
 Published after AD-L-JEPA on 100k, 500k and 1M sweeps: 53.50, 54.87, 54.70. Batch 32 (8 x 4),
-80 epochs, one cycle 3e-4 -> 3e-3 -> 3e-8. The authors' ONCE configs were never released: sizes
-and IoUs of the anchors and the objects pasted are ours, after the classes' usual sizes.
+80 epochs, one cycle 3e-4 -> 3e-3 -> 3e-8. The authors' ONCE configs were never released: anchors and
+pasted objects are about those of ONCE's benchmark.
 """
 
 _base_ = [
@@ -36,6 +36,7 @@ model = dict(
     ),
     bbox_head=dict(
         num_classes=5,
+        assign_per_class=True,
         anchor_generator=dict(ranges=[[*box[:2], z, *box[3:5], z] for z in anchor_z], sizes=sizes),
     ),
     train_cfg=dict(

@@ -66,7 +66,7 @@ def verify_waymo(folder: str | Path) -> ConversionReport:
     if not any(folder.glob('waymo_infos_*.pkl')):
         raise FileNotFoundError(
             f'{folder} has no waymo_infos_*.pkl, and this toolkit does not make them; tools/'
-            'create_data.py waymo without --verify-only prints the commands that do'
+            'run the converter first: create_data.py waymo without --verify-only prints how'
         )
     infos = {name: check_infos(folder, 'waymo', name) for name in _SETS}
     sweeps = folder / 'training' / 'velodyne'  # of both sets

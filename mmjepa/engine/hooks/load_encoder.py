@@ -41,6 +41,8 @@ class LoadEncoderHook(Hook):
         frozen_epochs: int = 0,
         check_grid: bool = True,
     ):
+        if which not in (None, 'online', 'target'):
+            raise ValueError(f"which must be 'online' or 'target', got {which!r}")
         self.checkpoint = checkpoint
         self.names = ('middle_encoder', 'pts_middle_encoder') if module is None else (module,)
         self.module = self.names[0]
@@ -63,7 +65,8 @@ class LoadEncoderHook(Hook):
         if runner.iter > 0:
             runner.logger.info(f'resumed run: {self.module} keeps the weights of its checkpoint')
         elif self.checkpoint is None:
-            runner.logger.info(f'jepa_checkpoint=None: {self.module} starts from scratch')
+            start = 'is that of load_from' if runner.cfg.get('load_from') else 'starts from scratch'
+            runner.logger.info(f'jepa_checkpoint=None: {self.module} {start}')
         else:
             self._load(runner)
 
@@ -77,7 +80,8 @@ class LoadEncoderHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Keep the statistics of a frozen encoder; the loop sets the whole model to train."""
-        if batch_idx == 0 and runner.epoch < self.frozen_epochs and self._encoder is not None:
+        frozen = runner.epoch < self.frozen_epochs
+        if frozen and self._encoder is not None and self._encoder.training:
             self._encoder.eval()
 
     def _find(self, model: nn.Module) -> nn.Module:
@@ -97,9 +101,20 @@ class LoadEncoderHook(Hook):
         assert self._encoder is not None
         from mmjepa.adapters import read_encoder  # which needs the engine's checkpoints
 
-        found = read_encoder(self.checkpoint, 'auto', which=self.which)
+        try:
+            found = read_encoder(self.checkpoint, 'auto', which=self.which)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'jepa_checkpoint={self.checkpoint} gives no encoder for {self.module}: {error} '
+                '(options with -- are those of tools/export_checkpoint.py, which converts files)'
+            ) from None
         if self.check_grid:
-            _compare_grids(found.meta, runner.cfg, self.module, self.checkpoint)
+            compared = _compare_grids(found.meta, runner.cfg, self.module, self.checkpoint)
+            runner.logger.info(
+                f'the same in pre-training: {", ".join(compared)}'
+                if compared
+                else f'{self.checkpoint} does not tell its grid: make sure that it is this one'
+            )
         for note in found.notes:
             runner.logger.info(f'{self.checkpoint}: {note}')
         load_verified(
@@ -108,31 +123,38 @@ class LoadEncoderHook(Hook):
 
 
 def _grid_of(config: Any, encoder: str) -> dict[str, Any]:
-    """Voxel size (x, y, z) in metres and height D of the grid, as far as a config tells them."""
+    """What features depend on, as far as a config tells it: voxel size, z range, grid height."""
     model = config.get('model') or {}
     preprocessor = model.get('data_preprocessor') or {}
     voxel = preprocessor.get('voxel_layer') or preprocessor
-    shape = (model.get(encoder) or {}).get('sparse_shape')
-    grid = dict(voxel_size=voxel.get('voxel_size'), depth=shape[0] if shape else None)
+    shape, box = (model.get(encoder) or {}).get('sparse_shape'), voxel.get('point_cloud_range')
+    grid = dict(
+        voxel_size=voxel.get('voxel_size'),
+        z_range=[box[2], box[5]] if box else None,
+        depth=shape[0] if shape else None,
+    )
     return {key: value for key, value in grid.items() if value is not None}
 
 
-def _compare_grids(meta: dict, config: Any, module: str, path: str) -> None:
+def _compare_grids(meta: dict, config: Any, module: str, path: str) -> list[str]:
+    """Names of what was compared and found equal."""
     try:
         # the text holds plain values only, and nothing of it is executed
         body = ast.parse(meta.get('cfg') or '').body
         model = next(n.value for n in body if getattr(n.targets[0], 'id', '') == 'model')  # type: ignore[attr-defined]
         pretraining = dict(model=_literal(model))
     except (SyntaxError, StopIteration, ValueError, AttributeError):
-        return
+        return []
     ours, theirs = _grid_of(config, module), _grid_of(pretraining, 'encoder')
-    for key, remedy in (('voxel_size', 'voxel_size'), ('depth', 'z of point_cloud_range')):
-        a, b = ours.get(key), theirs.get(key)
-        if a is not None and b is not None and _rounded(a) != _rounded(b):
+    both = [key for key in ours if key in theirs]
+    for key in both:
+        if _rounded(ours[key]) != _rounded(theirs[key]):
+            remedy = 'voxel_size' if key == 'voxel_size' else 'z in point_cloud_range'
             raise CheckpointError(
-                f'{path} was pre-trained with {key} {b}, this config has {a}: give both the same '
-                f'{remedy}, or set check_grid=False of LoadEncoderHook'
+                f'{path} was pre-trained with {key} {theirs[key]}, this config has {ours[key]}: '
+                f'give both the same {remedy}, or set check_grid=False of LoadEncoderHook'
             )
+    return both
 
 
 def _rounded(value: Any) -> Any:

@@ -12,11 +12,11 @@ def use_native_kernels(model: nn.Module) -> int:
     """Switch spconv's layers to the kernels that work on CPU tensors; returns their number.
 
     Raises:
-        RuntimeError: convolutions of mmcv, which have no CPU kernels at all.
+        ValueError: convolutions of mmcv, which have no CPU kernels at all.
     """
     mmcv = [m for m in model.modules() if type(m).__module__.startswith('mmcv.ops.sparse_conv')]
     if mmcv:
-        raise RuntimeError(
+        raise ValueError(
             'sparse convolutions of mmcv do not run on CPU: install spconv '
             "(pip install 'mmjepa[lidar]'), or use encoder_type='mmjepa.SparseVoxelEncoder'"
         )

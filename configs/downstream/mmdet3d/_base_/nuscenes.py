@@ -11,6 +11,19 @@ class_names = [
 ]
 point_cloud_range = [-51.2, -51.2, -5, 51.2, 51.2, 3]
 
+sample_groups = dict(  # objects pasted, at least so many a frame
+    car=2,
+    truck=3,
+    construction_vehicle=7,
+    bus=4,
+    trailer=6,
+    barrier=2,
+    motorcycle=6,
+    bicycle=6,
+    pedestrian=2,
+    traffic_cone=2,
+)
+
 load_points = dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=5, use_dim=5)
 load_sweeps = dict(
     type='LoadPointsFromMultiSweeps',
@@ -19,10 +32,20 @@ load_sweeps = dict(
     pad_empty_sweeps=True,
     remove_close=True,
 )
+db_sampler = dict(
+    data_root=data_root,
+    info_path=f'{data_root}/nuscenes_dbinfos_train.pkl',
+    rate=1.0,
+    prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(class_names, 5)),
+    classes=class_names,
+    sample_groups=sample_groups,
+    points_loader=load_points,
+)
 train_pipeline = [
     load_points,
     load_sweeps,
     dict(type='LoadAnnotations3D', with_bbox_3d=True, with_label_3d=True),
+    dict(type='ObjectSample', db_sampler=db_sampler),
     dict(type='GlobalRotScaleTrans', rot_range=[-0.3925, 0.3925], scale_ratio_range=[0.95, 1.05]),
     dict(
         type='RandomFlip3D',
@@ -59,7 +82,7 @@ train_dataloader = dict(
     dataset=dict(
         type='mmjepa.SeededDataset',
         dataset=dict(
-            type='CBGSDataset',
+            type='PresentClassesCBGS',
             dataset=dict(
                 nuscenes,
                 ann_file='nuscenes_infos_train.pkl',

@@ -71,6 +71,6 @@ log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 log_level = 'INFO'
-find_unused_parameters = False
+find_unused_parameters = frozen_epochs > 0
 load_from = None
 resume = False
