@@ -307,6 +307,27 @@ def write_stranger(folder):
     write_plain(folder.content, folder.path / 'infos.pkl')
 
 
+def test_label_minus_one_without_a_name_as_the_converter_writes_it(folder, said):
+    """Categories are the eight classes; DontCare areas have label -1 and no size."""
+    whole = evaluate(built(folder), perfect(folder))
+    content = folder.content
+    content['metainfo']['categories'] = {
+        name: label for name, label in content['metainfo']['categories'].items() if label >= 0
+    }
+    first = content['data_list'][0]['instances']
+    dontcare = dict(first[0], bbox_label=-1, bbox_3d=[-1000.0] * 3 + [-1.0] * 3 + [-10.0])
+    dontcare['bbox'] = [0.0, 0.0, 1.0, 1.0]
+    first.append(dontcare)
+    write_plain(content, folder.path / 'infos.pkl')
+    said.clear()
+    assert evaluate(built(folder), perfect(folder)) == pytest.approx(whole)
+    assert not any('unknown' in line for line in said)
+    first.append(dict(first[0], bbox_label=-1))
+    write_plain(content, folder.path / 'infos.pkl')
+    evaluate(built(folder), perfect(folder))
+    assert any('unknown' in line for line in said)
+
+
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [

@@ -131,16 +131,15 @@ def _namer(path: str | Path, metainfo: Mapping[str, Any]) -> Callable[[int, list
         )
     names = {label: name for name, label in categories.items() if label >= 0}
     others = sorted(name for name, label in categories.items() if label < 0)
-    strangers = '/'.join(name for name in others if name.lower() != DONTCARE)
+    # mmdet3d's own converter doesn't list them
+    strangers = '/'.join(name for name in others if name.lower() != DONTCARE) or 'unknown'
 
     def name_of(label: int, box: list[float]) -> str:
         if label in names:
             return names[label]
-        if label >= 0 or not others:
+        if label >= 0:
             raise ValueError(f"{path}: label {label} is not in metainfo['categories']")
-        if not strangers or max(box[3:6]) <= 0:
-            return 'DontCare'
-        return strangers
+        return 'DontCare' if max(box[3:6]) <= 0 else strangers
 
     return name_of
 
