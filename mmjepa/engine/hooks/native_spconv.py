@@ -25,11 +25,10 @@ def use_native_kernels(model: nn.Module) -> int:
         for m in model.modules()
         if type(m).__module__.startswith('spconv.') and hasattr(m, 'algo')
     ]
-    if layers:
-        from spconv.core import ConvAlgo
+    from mmjepa.models.layers.sparse_ops import native_algorithm  # models need the engine
 
-        for layer in layers:
-            layer.algo = ConvAlgo.Native
+    for layer in layers:
+        layer.algo = native_algorithm()
     return len(layers)
 
 

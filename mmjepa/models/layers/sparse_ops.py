@@ -52,6 +52,12 @@ def backend_name(device: torch.device | str) -> str:
     return 'spconv' if usable else 'rulebook'
 
 
+def native_algorithm() -> Any:
+    """Spconv's name for its kernels on CPU tensors; ``None`` where spconv isn't installed."""
+    found = _spconv()
+    return None if found is None else found.algo.Native
+
+
 class SparseTensor:
     """Features at the active cells of a (B, D, H, W) grid.
 
