@@ -279,5 +279,5 @@ def test_verify_waymo(copied, tmp_path):
     (tmp_path / 'kitti_format/training/velodyne/1000001.bin').unlink()
     with pytest.raises(RuntimeError, match=r'1 of 2 sweeps are missing.*1000001\.bin'):
         verify_waymo(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r'no waymo_infos_\*\.pkl.*prints the commands'):
+    with pytest.raises(FileNotFoundError, match=r'no waymo_infos_\*\.pkl.*prints how'):
         verify_waymo(tmp_path / 'elsewhere')

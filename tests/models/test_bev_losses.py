@@ -133,3 +133,18 @@ def test_rows_or_zero():
     index = torch.tensor([5, 2, 5, 0, 5])
     assert (gather_rows_or_zero(table, index)[[0, 2, 4]] == 0).all()
     assert torch.autograd.gradcheck(lambda t: gather_rows_or_zero(t, index), table)
+
+
+def test_gradients_are_the_same_every_time_on_several_threads():
+    rows = F.normalize(torch.randn(6000, 256), dim=1).requires_grad_()
+    sample = torch.randint(0, 2, (6000,))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grads = [
+            torch.autograd.grad(variance_hinge(rows, sample, 2, 1 / 16)[0].sum(), rows)[0]
+            for _ in range(10)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(grad, grads[0]) for grad in grads)

@@ -39,10 +39,11 @@ def variance_hinge(
     """
     with torch.autocast(rows_ND.device.type, enabled=False):
         rows_ND = rows_ND.float()
-        # sums over samples as a matrix product: deterministic, and no atomics on few rows
+        # matrix products for sums over samples and back: an index's gradient adds by atomics, in
+        # another order every time, on CPU too
         member = F.one_hot(sample_N, batch_size).to(rows_ND.dtype).t()
         count = member.sum(1, keepdim=True)
-        centred = rows_ND - (member @ rows_ND / count.clamp(min=1))[sample_N]
+        centred = rows_ND - member.t() @ (member @ rows_ND / count.clamp(min=1))
         variance = member @ centred.square() / (count - 1).clamp(min=1)
         hinge = F.relu(gamma - (variance + eps).sqrt()).mean(1)
     valid = count[:, 0] >= 2
