@@ -263,7 +263,8 @@ def _read_pcd(path: PathLike) -> Points:
                 [0, *(int(np.prod(dtype[name].shape)) for name in dtype.names or ())]
             )
             columns = {
-                name: rows[:, start] for name, start in zip(dtype.names or (), starts, strict=False)
+                name: rows[:, start]
+                for name, start in zip(dtype.names or (), starts[:-1], strict=True)
             }
         elif encoding == 'binary':
             table = np.frombuffer(data, dtype, count, body)

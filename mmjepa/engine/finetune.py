@@ -71,9 +71,10 @@ def _check_infos(path: Path, infos: dict[str, Any], dataset: dict[str, Any]) -> 
     labels = {
         i.get('bbox_label_3d', -1) for f in infos['data_list'] for i in f.get('instances', ())
     }
-    if known and max(labels, default=-1) >= len(known):
+    nameless = labels - {-1, *known.values()}
+    if known and nameless:
         raise ConfigError(
-            f'{path}: label {max(labels)} is none of its {len(known)} categories; make the info '
+            f'{path}: label {max(nameless)} is none of its {len(known)} categories; make the info '
             'files anew (tools/create_data.py)'
         )
 
@@ -107,7 +108,8 @@ def apply_label_fraction(config: Config) -> None:
         return
     dataset = _innermost(config.train_dataloader.dataset)
     infos, every = Path(dataset.data_root, dataset.ann_file), dataset.get('load_interval', 1)
-    available = len(read_infos(infos)['data_list'][::every])
+    frames = len(read_infos(infos)['data_list'])
+    available = len(range(0, frames, every))
     try:
         count = fraction_count(fraction, available)
     except ValueError as error:
@@ -121,7 +123,8 @@ def apply_label_fraction(config: Config) -> None:
         return  # the resolved config of a run, in which it has been carried out
     for transform in dataset.pipeline:
         if transform.get('type', '').rsplit('.', 1)[-1] == 'ObjectSample':
-            _restrict(transform.db_sampler, infos, count, every, config.work_dir)
+            part = None if count == frames else (infos, count, every, Path(config.work_dir))
+            _restrict(transform.db_sampler, part)
     if fraction == 1:
         return
     dataset.indices = count
@@ -136,17 +139,23 @@ def apply_label_fraction(config: Config) -> None:
     )
 
 
-def _restrict(sampler: Any, infos: Path, count: int, every: int, work_dir: str) -> None:
-    """Paste objects of the first frames only; classes without any are left out, saying so.
+def _restrict(sampler: Any, part: tuple[Path, int, int, Path] | None) -> None:
+    """Paste objects of a part of the frames; classes without any are left out, saying so.
 
     mmdet3d's sampler fails on a class whose objects are all too small or too hard.
+
+    Args:
+        sampler: config of mmdet3d's ``DataBaseSampler``, changed in place.
+        part: info file, number of frames, every how many-th, and the folder for the list where
+            that of the data can't be written; None: all frames.
     """
-    from mmjepa.datasets.info_files import load_plain, read_infos
+    from mmjepa.datasets.info_files import load_plain
     from mmjepa.datasets.mmdet3d_infos import write_subset
 
-    if count < len(read_infos(infos)['data_list']):
+    if part is not None:
+        infos, count, every, spare = part
         folder = Path(sampler.info_path).parent
-        out = folder if os.access(folder, os.W_OK) else Path(work_dir)
+        out = folder if os.access(folder, os.W_OK) else spare
         sampler.info_path = str(write_subset(sampler.info_path, infos, count, out, every).database)
     objects = load_plain(sampler.info_path)
     prepare = sampler.get('prepare', {})
@@ -164,7 +173,7 @@ def _restrict(sampler: Any, infos: Path, count: int, every: int, work_dir: str) 
         least.pop(name, None)
     if absent:
         print_log(
-            f'no {", ".join(absent)} to paste in the first {count} train frames',
+            f'no {", ".join(absent)} to paste in {sampler.info_path}',
             logger='current',
             level=logging.WARNING,
         )

@@ -105,7 +105,7 @@ def curves_figure(work_dir: str | Path) -> Figure:
     rows = math.ceil(len(groups) / columns)
     figure = new_figure(5.6 * columns, 3.6 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
-    for ax, (title, names) in zip(axes, groups.items(), strict=False):
+    for ax, (title, names) in zip(axes[: len(groups)], groups.items(), strict=True):
         for name in names:
             steps, values = zip(*curves[name], strict=True)
             ax.plot(steps, values, marker='.' if len(steps) < 3 else '', linewidth=1.2, label=name)

@@ -212,7 +212,8 @@ class _RulebookConv(torch.autograd.Function):
         grad_taps = weight.new_zeros(len(taps), weight.shape[0], weight.shape[-1])
         grad_features = torch.zeros_like(features) if need_features else None
         if rules.centre is not None:
-            torch.mm(grad_out.t(), features, out=grad_taps[rules.centre])
+            if need_weight:
+                torch.mm(grad_out.t(), features, out=grad_taps[rules.centre])
             if grad_features is not None:
                 torch.mm(grad_out, taps[rules.centre].t(), out=grad_features)
         gather, gather_grad = _Gather(features, rules), _Gather(grad_out, rules)
