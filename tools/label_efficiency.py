@@ -60,6 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add('--batch-size', type=int, metavar='B', help="of both stages (default: each config's)")
     add('--num-workers', type=int, metavar='W', help='of the loaders')
+    add('--amp', nargs='?', const='bf16', choices=('bf16', 'fp16'), help='of tools/train.py')
     add('--long', type=float, default=2.0, metavar='X', help='see --no-long (default: 2)')
     add(
         '--no-long',
@@ -108,6 +109,7 @@ def choices_of(args: argparse.Namespace) -> Choices:
         finetune_iters=tuple(iters) if iters else None,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
+        amp=args.amp,
         long=args.long,
     )
     check_choices(choices)

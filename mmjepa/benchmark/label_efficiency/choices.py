@@ -38,6 +38,7 @@ class Choices:
         finetune_iters: one for all fractions or one for each; None: the epochs of the fraction.
         batch_size: of both stages; None: each config's.
         num_workers: of the loaders; None: each config's.
+        amp: ``'bf16'`` or ``'fp16'``, as ``--amp`` of ``tools/train.py``; None: float32.
         long: at the smallest fraction also so many times the schedule; None: not.
     """
 
@@ -54,6 +55,7 @@ class Choices:
     finetune_iters: tuple[int, ...] | None = None
     batch_size: int | None = None
     num_workers: int | None = None
+    amp: str | None = None
     long: float | None = 2.0
 
     def options(self, stage: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ class Job:
         frames: training frames with labels.
         multiple: of the usual schedule.
         checkpoint: what the encoder starts from.
+        amp: mixed precision of the training, None: float32.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Job:
     frames: int = 0
     multiple: float = 1.0
     checkpoint: Path | None = None
+    amp: str | None = None
 
     @property
     def title(self) -> str:
@@ -71,6 +73,7 @@ class Job:
         """Words after ``python``; starts the run or goes on with it."""
         return [
             *(str(tools / 'train.py'), str(self.config), '--work-dir', str(self.folder)),
+            *(() if self.amp is None else ('--amp', self.amp)),
             *('--resume', '--cfg-options', *self.options),
         ]
 
@@ -142,6 +145,7 @@ def _pretraining(choices: Choices, found: Mapping[str, Any], arm: Arm, seed: int
     iterations = choices.pretrain_iters or found['iterations']
     own = (f'seed={seed}', f'max_iters={iterations}')
     settings = dict(config=found['resolved'], data=found['data'], options=list(own))
+    settings |= _precision(choices)
     return Job(
         stage=PRETRAIN,
         arm=arm.name,
@@ -151,7 +155,13 @@ def _pretraining(choices: Choices, found: Mapping[str, Any], arm: Arm, seed: int
         config=arm.config,
         options=(*choices.options(PRETRAIN), *choices.neutral(PRETRAIN), *own),
         settings=settings,
+        amp=choices.amp,
     )
+
+
+def _precision(choices: Choices) -> dict[str, str]:
+    """Part of the settings; nothing in float32, so that results from before stay valid."""
+    return {} if choices.amp is None else dict(amp=choices.amp)
 
 
 def _start(
@@ -191,11 +201,16 @@ def _cell(
         config=choices.config,
         options=(*shared, *choices.neutral(FINETUNE), *own, f'jepa_checkpoint={checkpoint}'),
         settings=dict(
-            config=finetuning['resolved'], data=finetuning['data'], options=own, encoder=origin
+            config=finetuning['resolved'],
+            data=finetuning['data'],
+            options=own,
+            encoder=origin,
+            **_precision(choices),
         ),
         needs=needs,
         fraction=fraction,
         frames=finetuning['frames'][index],
         multiple=multiple,
         checkpoint=checkpoint,
+        amp=choices.amp,
     )

@@ -19,6 +19,7 @@ noise = dict(
     rot_range=[-0.78539816, 0.78539816],
 )
 db_sampler = dict(
+    type='SeededDataBaseSampler',
     data_root=data_root,
     info_path=f'{data_root}/kitti_dbinfos_train.pkl',
     rate=1.0,

@@ -33,6 +33,7 @@ load_sweeps = dict(
     remove_close=True,
 )
 db_sampler = dict(
+    type='SeededDataBaseSampler',
     data_root=data_root,
     info_path=f'{data_root}/nuscenes_dbinfos_train.pkl',
     rate=1.0,

@@ -10,6 +10,7 @@ sample_groups = dict(Car=1, Bus=4, Truck=3, Pedestrian=2, Cyclist=2)  # at least
 
 load_points = dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=4, use_dim=4)
 db_sampler = dict(
+    type='SeededDataBaseSampler',
     data_root=data_root,
     info_path=f'{data_root}/once_dbinfos_train.pkl',
     rate=1.0,
