@@ -15,22 +15,22 @@ NAME=checkpoint_{seed}.pth of a pre-training done elsewhere.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import shlex
 import signal
 import sys
+import warnings
 from pathlib import Path
 
-from mmjepa.benchmark.label_efficiency import budget, report
-from mmjepa.benchmark.label_efficiency.arms import check_checkpoints, parse_arms
-from mmjepa.benchmark.label_efficiency.choices import Choices, check_choices
-from mmjepa.benchmark.label_efficiency.files import PlanError
-from mmjepa.benchmark.label_efficiency.plan import Plan, make_plan
-from mmjepa.benchmark.label_efficiency.preflight import ask
-from mmjepa.benchmark.label_efficiency.preflight import check_folders as check_data
-from mmjepa.benchmark.label_efficiency.processes import launcher
-from mmjepa.benchmark.label_efficiency.progress import Clock
-from mmjepa.benchmark.label_efficiency.results import check_folders, finished
-from mmjepa.benchmark.label_efficiency.run import Outcome, PlanRun, commands, failures
+from mmjepa.benchmark.label_efficiency.budget import budget_text
+from mmjepa.benchmark.label_efficiency.choices import Choices, check_choices, parse_arms
+from mmjepa.benchmark.label_efficiency.examine import examine
+from mmjepa.benchmark.label_efficiency.plan import make_plan
+from mmjepa.benchmark.label_efficiency.report import write_report
+from mmjepa.benchmark.label_efficiency.results import check_folders
+from mmjepa.benchmark.label_efficiency.run import PlanRun, commands
+from mmjepa.engine.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/downstream/mmdet3d/second_kitti_paper.py'
@@ -47,29 +47,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--seeds', type=int, default=3, metavar='N', help='how many (default: %(default)s)')
     add('--first-seed', type=int, default=0, metavar='S', help='they are S ... S + N - 1')
     add('--arms', nargs='+', default=['scratch', 'adl_jepa'], metavar='ARM', help='see above')
-    add('--config', help=f'of fine-tuning (default: {CONFIG})')
+    add('--config', default=ROOT / CONFIG, help=f'of fine-tuning (default: {CONFIG})')
     add('--work-dir', default='work_dirs/label_efficiency', help='default: %(default)s')
     add('--pretrain-iters', type=int, metavar='N', help="default: the config's epochs")
-    add(
-        '--finetune-iters',
-        nargs='+',
-        type=int,
-        metavar='N',
-        help='one number, or one for each fraction; default: epochs x frames / batch with the '
-        "config's epochs / fraction, at most four times as many",
-    )
+    iters = "one number, or one a fraction; default: the config's epochs / fraction, at most x 4"
+    add('--finetune-iters', nargs='+', type=int, metavar='N', help=iters)
     add('--batch-size', type=int, metavar='B', help="of both stages (default: each config's)")
     add('--num-workers', type=int, metavar='W', help='of the loaders')
     add('--amp', nargs='?', const='bf16', choices=('bf16', 'fp16'), help='of tools/train.py')
-    add('--long', type=float, default=2.0, metavar='X', help='see --no-long (default: 2)')
-    add(
-        '--no-long',
-        dest='long',
-        action='store_const',
-        const=None,
-        help='leave out the cells at the smallest fraction with X times the schedule, which show '
-        'whether scratch only lacked iterations',
-    )
+    long = 'cells with X times the schedule at the smallest fraction, too (default: 2): they show '
+    add('--long', type=float, default=2.0, metavar='X', help=f'{long}if scratch lacked iterations')
+    add('--no-long', dest='long', action='store_const', const=None, help='without these cells')
     pairs = dict(nargs='+', default=[], metavar='KEY=VALUE')
     add('--grid', **pairs, help='for both stages: point_cloud_range=[...] voxel_size=[...]')
     add('--pretrain-options', **pairs, help='as --cfg-options of tools/train.py')
@@ -77,112 +65,66 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add('--jobs', type=int, default=1, metavar='J', help='runs at a time (default: 1)')
     add('--overwrite', action='store_true', help='remove runs of other settings in the work dir')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        '--budget', action='store_true', help='time a few iterations, print how long it will take'
-    )
-    what.add_argument(
-        '--print-commands',
-        action='store_true',
-        help='print the commands of what is left, for slurm or torchrun; afterwards the same call '
-        'without it collects the results',
-    )
-    add('--budget-iters', type=int, default=12, metavar='N', help='timed (default: %(default)s)')
-    return parser.parse_args(argv)
+    budget = 'time a few iterations, print how long it will take'
+    what.add_argument('--budget', action='store_true', help=budget)
+    printed = 'print what is left, for slurm or torchrun; without it the same call collects results'
+    what.add_argument('--print-commands', action='store_true', help=printed)
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error('--jobs is at least 1')
+    return args
 
 
 def choices_of(args: argparse.Namespace) -> Choices:
     """What the arguments ask for, fractions in ascending order."""
-    fractions, iters = args.fractions, args.finetune_iters
-    if iters and len(iters) == len(fractions):
-        iters = [n for _, n in sorted(zip(fractions, iters, strict=True))]
-    choices = Choices(
-        data=Path(args.data).absolute(),
-        fractions=tuple(sorted(fractions)),
-        seeds=tuple(range(args.first_seed, args.first_seed + args.seeds)),
-        arms=parse_arms(args.arms, ROOT),
-        config=Path(args.config) if args.config else ROOT / CONFIG,
-        work_dir=Path(args.work_dir).absolute(),
-        grid=tuple(args.grid),
-        pretrain_options=tuple(args.pretrain_options),
-        finetune_options=tuple(args.finetune_options),
-        pretrain_iters=args.pretrain_iters,
-        finetune_iters=tuple(iters) if iters else None,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        amp=args.amp,
-        long=args.long,
-    )
+    given = vars(args) | dict(tools=ROOT / 'tools', arms=parse_arms(args.arms, ROOT))
+    if args.finetune_iters and len(args.finetune_iters) == len(args.fractions):
+        order = sorted(zip(args.fractions, args.finetune_iters, strict=True))
+        given['finetune_iters'] = [n for _, n in order]
+    given['fractions'] = sorted(args.fractions)
+    given['seeds'] = range(args.first_seed, args.first_seed + args.seeds)
+    given |= {name: Path(given[name]).absolute() for name in ('data', 'config', 'work_dir')}
+    choices = Choices(**{field.name: given[field.name] for field in dataclasses.fields(Choices)})
     check_choices(choices)
-    if args.jobs < 1 or args.budget_iters < 3:
-        raise PlanError('--jobs is at least 1 and --budget-iters at least 3')
     return choices
-
-
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan, after all checks."""
-    choices = choices_of(args)
-    check_data(choices)
-    fingerprints = check_checkpoints(choices.arms, choices.seeds)
-    print('reading configs and data ...', file=sys.stderr)
-    plan = make_plan(choices, ask(choices), fingerprints)
-    for note in report.notes(plan):
-        print(f'warning: {note}', file=sys.stderr)
-    if not args.budget:
-        check_folders(plan.jobs, args.overwrite)
-    return plan
-
-
-def print_budget(plan: Plan, args: argparse.Namespace) -> None:
-    """Times and total."""
-    check_folders(plan.jobs)
-    rates = budget.measure(plan, ROOT / 'tools', launcher(args.jobs), args.budget_iters)
-    results = {job.folder: r for job in plan.jobs if (r := finished(job)) is not None}
-    print(budget.budget_text(plan, rates, results, args.jobs))
-
-
-def run(plan: Plan, jobs: int) -> int:
-    """Carry out the plan; exit code."""
-
-    def on_result(outcome: Outcome) -> None:
-        report.write_report(plan, outcome.results, outcome.failed)
-
-    clock = Clock(budget.known_rates(plan))
-    runs = PlanRun(plan.jobs, ROOT / 'tools', launcher(jobs), jobs, on_result, clock=clock)
-    outcome = runs.run()
-    paths = report.write_report(plan, outcome.results, outcome.failed)
-    print(f'\n{paths[1].read_text()}')
-    print(report.closing(plan, outcome.results))
-    for path in paths:
-        print(f'written: {path}')
-    failed = failures(plan.jobs, outcome)
-    if failed:
-        print(f'\n{len(outcome.failed)} runs have no result:\n{failed}')
-    return 1 if failed else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code."""
     args = parse_args(argv)
     sys.stdout.reconfigure(line_buffering=True)  # one line a cell, also into a file
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        plan = plan_of(args)
-        if args.budget:
-            print_budget(plan, args)
-        elif args.print_commands:
-            for command in commands(plan.jobs, ROOT / 'tools'):
-                print(f'python {shlex.join(command)}')
-        else:
-            signal.signal(signal.SIGTERM, _interrupt)
-            return run(plan, args.jobs)
-    except PlanError as error:
-        raise SystemExit(f'error: {error}') from None
+        with one_line_errors():
+            return carry_out(args)
     except KeyboardInterrupt:
         raise SystemExit('stopped; the same command goes on') from None
-    return 0
+
+
+def carry_out(args: argparse.Namespace) -> int:
+    """Do what the arguments ask for; exit code."""
+    choices = choices_of(args)
+    print('reading configs and data ...', file=sys.stderr)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter('ignore')  # of other packages, when they are imported
+        plan = make_plan(choices, examine(choices))
+    for note in plan.found.notes:
+        print(f'warning: {note}', file=sys.stderr)
+    check_folders(plan.jobs, args.overwrite and not args.budget)
+    if args.budget:
+        print(budget_text(plan, args.jobs))
+        return 0
+    if args.print_commands:
+        for words in commands(plan):
+            print(f'python {shlex.join(words)}')
+        return 0
+    runs = PlanRun(plan, args.jobs)
+    runs.run()
+    table, *others = write_report(plan, runs.results, runs.failed)
+    print(f'\n{table.read_text()}', *(f'written: {path}' for path in (table, *others)), sep='\n')
+    if runs.failed:
+        print(f'{len(runs.failed)} runs have no result, see above')
+    return 1 if runs.failed else 0
 
 
 if __name__ == '__main__':

@@ -1,69 +1,34 @@
-"""The label-efficiency experiment: arms, plan, what configs and data say; no training."""
+"""The label-efficiency experiment: what is planned, found in configs and data, and reported."""
 
+import csv
 import json
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from label_efficiency_fakes import (
-    SCRATCH,
-    TOOLS,
-    choices,
-    found,
-    plan,
-)
+from label_efficiency_fakes import SCRATCH, carry_out, choices, found, plan
+from mmengine.config import Config
 
-from mmjepa.benchmark.label_efficiency.arms import Arm, check_checkpoints, parse_arms
-from mmjepa.benchmark.label_efficiency.choices import check_choices
-from mmjepa.benchmark.label_efficiency.files import PlanError, write_json
-
-# --------------------------------------------------------------------------------------------- arms
-
-
-def test_arms_by_name_config_and_checkpoint(repo, tmp_path):
-    config = tmp_path / 'mine.py'
-    config.touch()
-    words = ['scratch', 'adl_jepa', 'bev_mae', f'mine={config}', 'theirs=runs/{seed}/last.pth']
-    scratch, jepa, bev, mine, theirs = parse_arms(words, repo)
-    assert scratch == SCRATCH
-    assert jepa.config == repo / 'configs/adl_jepa/kitti.py'
-    assert bev.config.is_file() and 'lidar_baselines' in str(bev.config)
-    assert mine == Arm('mine', config=config)
-    assert theirs.config is None
-    assert theirs.checkpoint_of(7) == tmp_path / 'runs/7/last.pth'  # tests run in tmp_path
-    assert scratch.checkpoint_of(7) is None
-
-
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
-        (['adljepa'], "unknown arm 'adljepa'; nearest: adl_jepa"),
-        (['scratch', 'scratch'], 'scratch given twice'),
-        (['scratch=a.pth'], 'take another name'),
-        (['a/b=c.pth'], 'letters, digits'),
-        (['mine='], 'NAME=config.py or'),
-        (['mine=configs/nothing.py'], 'no config file configs/nothing.py'),
-    ],
-)
-def test_wrong_arms(words, message, repo):
-    with pytest.raises(PlanError, match=message):
-        parse_arms(words, repo)
-
-
-def test_missing_checkpoint_names_its_seed(tmp_path):
-    (tmp_path / 'a0.pth').write_bytes(b'x')
-    arms = (SCRATCH, Arm('mine', checkpoint=str(tmp_path / 'a{seed}.pth')))
-    assert list(check_checkpoints(arms, [0])) == [str(tmp_path / 'a0.pth')]
-    with pytest.raises(PlanError, match='for seed 1'):
-        check_checkpoints(arms, [0, 1])
-
+from mmjepa.benchmark.label_efficiency import budget, examine, report, run
+from mmjepa.benchmark.label_efficiency.choices import Arm, check_choices, parse_arms
 
 # --------------------------------------------------------------------------------------------- plan
 
 
+def test_arms_by_name_config_and_checkpoint(repo, tmp_path):
+    words = ['scratch', 'adl_jepa', 'bev_mae', 'mine=mine.py', 'theirs=runs/{seed}/last.pth']
+    scratch, jepa, bev, mine, theirs = parse_arms(words, repo)
+    assert scratch == SCRATCH and scratch.checkpoint_of(7) is None
+    assert jepa.config == repo / 'configs/adl_jepa/kitti.py'
+    assert bev.config.is_file() and 'lidar_baselines' in str(bev.config)
+    assert mine == Arm('mine', config=tmp_path / 'mine.py')  # tests run in tmp_path
+    assert theirs.config is None
+    assert theirs.checkpoint_of(7) == tmp_path / 'runs/7/last.pth'
+
+
 def test_plan_has_every_cell_with_equal_iterations(tmp_path):
     a_plan = plan(tmp_path)
-    check_choices(a_plan.choices)
     assert Counter(job.stage for job in a_plan.jobs) == {'pretrain': 3, 'finetune': 18}
     by_cell = {}
     for job in a_plan.cells:
@@ -75,8 +40,7 @@ def test_plan_has_every_cell_with_equal_iterations(tmp_path):
     }
     assert len({job.folder for job in a_plan.jobs}) == len({job.hash for job in a_plan.jobs}) == 21
     # seed after seed, pre-training before what needs it
-    seeds = [job.seed for job in a_plan.jobs]
-    assert seeds == sorted(seeds)
+    assert [job.seed for job in a_plan.jobs] == sorted(job.seed for job in a_plan.jobs)
     seen = set()
     for job in a_plan.jobs:
         assert job.needs is None or job.needs in seen
@@ -93,80 +57,66 @@ def test_plan_follows_the_numbers_given(tmp_path):
 
 
 def test_commands_carry_shared_options_and_the_checkpoint(tmp_path):
-    a_plan = plan(
-        tmp_path,
-        grid=('voxel_size=[0.1,0.1,0.1]',),
-        batch_size=2,
-        num_workers=1,
-        pretrain_options=('mask_ratio=0.75',),
-        finetune_options=('encoder_lr_mult=0.5', 'log_interval=5'),
-    )
+    shared = dict(grid=('voxel_size=[0.1,0.1,0.1]',), batch_size=2, num_workers=1, amp='bf16')
+    finetuning = ('encoder_lr_mult=0.5', 'log_interval=5')
+    pretraining = ('mask_ratio=0.75',)
+    a_plan = plan(tmp_path, **shared, pretrain_options=pretraining, finetune_options=finetuning)
     pretraining, scratch, jepa = (a_plan.jobs[0], *a_plan.cells[:2])
     for job in (pretraining, scratch, jepa):
-        words = job.command(TOOLS)
-        assert words[:4] == ['tools/train.py', str(job.config), '--work-dir', str(job.folder)]
-        assert words[4:6] == ['--resume', '--cfg-options']
+        words = job.command()
+        tool = str(tmp_path / 'tools/train.py')
+        assert words[:4] == [tool, str(job.config), '--work-dir', str(job.folder)]
+        assert words[4:8] == ['--amp', 'bf16', '--resume', '--cfg-options']
         expected = {'data_root=data', 'voxel_size=[0.1,0.1,0.1]', 'batch_size=2', 'num_workers=1'}
-        assert expected < set(words)
-        assert f'seed={job.seed}' in words and f'max_iters={job.iterations}' in words
-    assert 'mask_ratio=0.75' in pretraining.options
-    assert 'mask_ratio=0.75' not in jepa.options
-    assert {'encoder_lr_mult=0.5', 'log_interval=5', 'label_fraction=0.05'} < set(jepa.options)
-    assert f'val_interval={jepa.iterations}' in jepa.options  # one validation, at the end
-    assert 'jepa_checkpoint=None' in scratch.options
-    assert f'jepa_checkpoint={pretraining.folder / "iter_3000.pth"}' in jepa.options
-    own = plan(tmp_path, finetune_options=('val_interval=3',)).cells[0]
-    assert [o for o in own.options if o.startswith('val_interval')] == ['val_interval=3']
+        assert expected | {f'seed={job.seed}', f'max_iters={job.iterations}'} < set(words)
+        assert ('mask_ratio=0.75' in words) == (job is pretraining)
+    words = set(jepa.command())
+    assert {*finetuning, 'label_fraction=0.05', f'val_interval={jepa.iterations}'} < words
+    assert f'jepa_checkpoint={pretraining.folder / "iter_3000.pth"}' in words
+    assert 'jepa_checkpoint=None' in scratch.command()
+    own = plan(tmp_path, finetune_options=('val_interval=3',)).cells[0].command()
+    assert [word for word in own if word.startswith('val_interval')] == ['val_interval=3']
 
 
 def test_hash_tells_what_matters(tmp_path):
     def hashes(**changes):
-        jobs = plan(tmp_path, seeds=(0,), **changes).jobs
-        return {job.title: job.hash for job in jobs}
+        return {job.title: job.hash for job in plan(tmp_path, seeds=(0,), **changes).jobs}
 
     usual = hashes()
     assert hashes(num_workers=1, finetune_options=('log_interval=1',)) == usual
+    assert {job.hash for job in plan('elsewhere', seeds=(0,)).jobs} == set(usual.values())
     other = hashes(pretrain_iters=10)
     same = {title for title in usual if other[title] == usual[title]}
     assert same == {t for t in usual if t.startswith('scratch')}
-    told = found(resolved=dict(model=dict(type='VoxelNet', lr=0.001)))
-    changed = {title for title, value in hashes(told=told).items() if value != usual[title]}
-    assert changed == {title for title in usual if not title.startswith('pre-train')}
+    other = hashes(told=found(resolved=dict(model=dict(type='VoxelNet', lr=0.001))))
+    same = {title for title in usual if other[title] == usual[title]}
+    assert same == {t for t in usual if t.startswith('pre-train')}
+    assert not set(hashes(amp='bf16').values()) & set(usual.values())
+    # folders of earlier versions hold the same
+    assert plan(tmp_path, amp='bf16').cells[0].settings == dict(
+        config=found().finetuning.resolved,
+        data={'infos.pkl': 'def'},
+        options=['seed=0', 'label_fraction=0.05', 'max_iters=1600', 'val_interval=1600'],
+        encoder=None,
+        amp='bf16',
+    )
 
 
 def test_arm_with_a_checkpoint_of_its_own(tmp_path):
-    path = tmp_path / 'a.pth'
-    arm = Arm('mine', checkpoint=str(path))
-    jobs = plan(tmp_path, arms=(SCRATCH, arm), fingerprints={str(path): 'f1'}).jobs
+    asked = dict(arms=[SCRATCH, Arm('mine', checkpoint=str(tmp_path / 'a{seed}.pth'))])
+    for name in (*examine.INFOS, 'a0.pth', 'a1.pth', 'a2.pth'):
+        (tmp_path / name).write_bytes(b'x')
+    jobs = plan(tmp_path, **asked).jobs
     assert all(job.stage == 'finetune' and job.needs is None for job in jobs)
-    other = plan(tmp_path, arms=(SCRATCH, arm), fingerprints={str(path): 'f2'}).jobs
-    assert [a.arm for a, b in zip(jobs, other, strict=True) if a.hash != b.hash] == ['mine'] * 9
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        (dict(fractions=(0.0, 1.0)), r'--fractions: each must lie in \(0, 1\]'),
-        (dict(fractions=(0.5, 0.5)), 'given twice'),
-        (dict(seeds=()), '--seeds must be at least 1'),
-        (dict(long=1.0), '--long must be above 1'),
-        (dict(pretrain_iters=0), 'at least 1'),
-        (dict(finetune_iters=(1, 2, 3)), 'one for each of the 2 fractions'),
-        (dict(finetune_options=('max_iters=4',)), '--finetune-iters says it already'),
-        (dict(pretrain_options=('seed=4',)), '--seeds says it already'),
-        (dict(grid=('voxel_size=1',), pretrain_options=('voxel_size=2',)), '--grid says it'),
-        (dict(batch_size=2, finetune_options=('batch_size=4',)), '--batch-size says it'),
-        (dict(grid=('voxel_size',)), 'give KEY=VALUE'),
-    ],
-)
-def test_impossible_choices(changes, message, tmp_path):
-    with pytest.raises(PlanError, match=message):
-        check_choices(choices(tmp_path, **changes))
+    (tmp_path / 'a1.pth').write_bytes(b'another')
+    pairs = zip(jobs, plan(tmp_path, **asked).jobs, strict=True)
+    assert [(a.arm, a.seed) for a, b in pairs if a.hash != b.hash] == [('mine', 1)] * 3
+    check_choices(choices(tmp_path, data=tmp_path, **asked))
+    with pytest.raises(FileNotFoundError, match=r'no file .*a3.pth for seed 3'):
+        check_choices(choices(tmp_path, data=tmp_path, seeds=range(4), **asked))
 
 
 # ------------------------------------------------------------------------------------------ examine
-
-GRID = ['point_cloud_range=[0,-25.6,-3,51.2,25.6,1]', 'voxel_size=[0.2,0.2,0.1]']
 
 
 @pytest.fixture(scope='module')
@@ -178,62 +128,43 @@ def data(tmp_path_factory):
     return root
 
 
-def request_for(repo, data, *pretrain, fractions=(0.5, 1.0), grid=GRID, config=None):
-    config = config or repo / 'configs/downstream/mmdet3d/second_kitti_paper.py'
-    shared = [f'data_root={data}', 'batch_size=2']
-    return dict(
-        data=str(data),
-        fractions=fractions,
-        pretraining=dict(
-            jepa=dict(
-                config=str(repo / 'configs/adl_jepa/kitti.py'), options=[*shared, *grid, *pretrain]
-            )
-        ),
-        finetuning=dict(config=str(config), options=[*shared, *GRID]),
-    )
-
-
 def test_examination_reads_configs_and_data(repo, data):
     pytest.importorskip('mmdet3d.models', exc_type=ImportError)
-    from mmjepa.benchmark.label_efficiency.examine import examine
     from mmjepa.engine.config import ConfigError, load_config
     from mmjepa.engine.finetune import apply_label_fraction
 
-    request = json.loads(json.dumps(request_for(repo, data, fractions=(0.25, 0.5, 1.0))))
-    told = json.loads(json.dumps(examine(request)))
-    finetuning, pretraining = told['finetuning'], told['pretraining']['jepa']
-    assert finetuning['frames'] == [1, 2, 4] and finetuning['train_frames'] == 4
-    assert finetuning['iterations'] == [320, 160, 160]  # epochs x frames / batch
-    assert pretraining['frames'] == 4 and pretraining['iterations'] == 60
-    assert str(data) not in json.dumps(told) and '<data>' in json.dumps(finetuning['resolved'])
-    assert all('cannot exceed' in note for note in told['notes']) and len(told['notes']) == 3
+    asked = choices(
+        'out',
+        data=data,
+        fractions=[0.25, 0.5, 1.0],
+        arms=[SCRATCH, Arm('jepa', config=repo / 'configs/adl_jepa/kitti.py')],
+        config=repo / 'configs/downstream/mmdet3d/second_kitti_paper.py',
+        grid=['point_cloud_range=[0,-25.6,-3,51.2,25.6,1]', 'voxel_size=[0.2,0.2,0.1]'],
+        batch_size=2,
+    )
+    told = examine.examine(asked)
+    finetuning, pretraining = told.finetuning, told.pretraining['jepa']
+    assert finetuning.frames == [1, 2, 4]
+    assert finetuning.iterations == [320, 160, 160]  # epochs x frames / batch
+    assert pretraining.frames == [4] and pretraining.iterations == [60]
+    resolved = json.dumps([finetuning.resolved, pretraining.resolved])
+    assert str(data) not in resolved and '<data>' in resolved
+    assert set(finetuning.data) == set(examine.INFOS)
+    assert all('cannot exceed' in note for note in told.notes) and len(told.notes) == 3
     # the same number of epochs as a run by epochs would have
-    config = load_config(request['finetuning']['config'], dict(data_root=str(data)))
+    config = load_config(asked.config, dict(data_root=str(data)))
     config.label_fraction, config.work_dir = 0.25, '.'
     apply_label_fraction(config)
-    assert config.train_cfg.max_epochs == finetuning['iterations'][0]
+    assert config.train_cfg.max_epochs == finetuning.iterations[0]
 
-    asked = request_for(repo, data, 'split=trainval', 'gt_sampling=True')
-    notes = ' '.join(examine(asked)['notes'])
-    assert "pre-trains on the split 'trainval'" in notes and 'reads all train labels' in notes
-    with pytest.raises(ConfigError, match=r'voxel_size is \[0.1, .* --grid voxel_size'):
-        examine(request_for(repo, data, grid=[GRID[0], 'voxel_size=[0.1,0.1,0.1]']))
+    with pytest.raises(ConfigError, match=r'voxel_size is \[0.05, .* --grid voxel_size'):
+        examine.examine(replace(asked, grid=asked.grid[:1], finetune_options=asked.grid[1:]))
+    config.val_evaluator.recall = (11,)
     with pytest.raises(ConfigError, match='mmjepa.KittiAPMetric'):
-        examine(request_for(repo, data, config=_other_metric(repo)))
-    with pytest.raises(ValueError, match='leaves none of 4 frames'):
-        examine(request_for(repo, data, fractions=(0.1,)))
+        examine._check_metric(config, asked.config)
 
 
-def _other_metric(repo):
-    path = Path('other.py')
-    base = repo / 'configs/downstream/mmdet3d/second_kitti_paper.py'
-    path.write_text(f"_base_ = ['{base}']\nval_evaluator = dict(recall=(11,))\n")
-    return path
-
-
-def test_notes_on_the_validation_set(data, monkeypatch):
-    from mmjepa.benchmark.label_efficiency import examine
-
+def test_notes(data, tmp_path, monkeypatch):
     path = data / 'kitti_infos_val.pkl'
     notes = examine.object_notes(path, ['Car', 'Cyclist'], [0, -40, -3, 70, 40, 1])
     assert len(notes) == 2 and notes[0].startswith('Car: only ')
@@ -242,9 +173,102 @@ def test_notes_on_the_validation_set(data, monkeypatch):
     assert examine.object_notes(path, ['Car'], [0, -40, -3, 70, 40, 1]) == []
     (note,) = examine.object_notes(path, ['Car'], [0, -40, -3, 20, 40, 1])
     assert 'lie outside the grid' in note
+    # what a pre-training sees of the labels, and what the spread leaves out
+    loader = dict(dataset=dict(split='trainval'))
+    config = Config(dict(train_dataloader=loader, gt_sampling=True))
+    notes = ' '.join(examine._arm_notes(choices(tmp_path), dict(jepa=config)))
+    assert "pre-trains on the split 'trainval'" in notes and 'reads all train labels' in notes
+    arms = [SCRATCH, Arm('mine', checkpoint='a.pth'), Arm('ours', checkpoint='a{seed}.pth')]
+    (note,) = examine._arm_notes(choices(tmp_path, arms=arms), {})
+    assert note.startswith('mine: one checkpoint for all seeds')
+    (note,) = examine._arm_notes(choices(tmp_path, seeds=[0]), {})
+    assert note.startswith('one seed')
 
 
-def test_atomic_json_refuses_nan(tmp_path):
-    with pytest.raises(ValueError, match='JSON'):
-        write_json(tmp_path / 'a.json', dict(a=float('nan')))
-    assert list(tmp_path.iterdir()) == []
+# ------------------------------------------------------------------------------- report and budget
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs without waiting and without pictures."""
+    monkeypatch.setattr(run, 'PAUSE', 0.005)
+    monkeypatch.setattr(run, 'write_report', lambda *args: None)
+
+
+def test_mean_and_sample_standard_deviation():
+    aps = np.array([1.0, 2.0, 6.0])
+    assert report.mean_std(aps) == (3.0, pytest.approx(7**0.5))
+    assert report.figure(aps) == '3.00 +- 2.65'
+    assert report.figure(aps[:1]) == '1.00'
+    assert report.figure(np.array([4.0, np.nan])) == '-'
+    assert report.difference(aps, np.array([0.0, 1.0, 2.0])) == '+2.00 (+0.8)'
+    assert report.difference(aps, np.array([4.0])) == '-1.00'
+    assert report.difference(aps, np.array([4.0, np.nan])) == '-'
+
+
+def test_table_csv_and_curve(tmp_path, quick):
+    a_plan = plan(tmp_path, found(notes=['few objects']))
+    runs, _ = carry_out(a_plan, 2)
+    table, rows, picture = report.write_report(a_plan, runs.results, {})
+    lines = table.read_text().splitlines()
+    # scratch at 5 %: 41.5, 42.5, 43.5
+    row = next(line for line in lines if line.startswith('| 5 % | 20 | 1600 | scratch | 3 |'))
+    assert '42.50 +- 1.00 | 32.50 +- 1.00 | 22.50 +- 1.00 | 32.50 +- 1.00' in row
+    assert any(line.startswith('| 5 % x2 | 20 | 3200 | adl_jepa | 3 | 47.50 +-') for line in lines)
+    gain = ' | '.join(['+5.00 (+5.0)'] * 4)
+    assert [line for line in lines if ' - scratch' in line] == [
+        f'| 5 % | adl_jepa - scratch | {gain} |',
+        f'| 5 % | adl_jepa - scratch x2 | {gain} |',
+        f'| 5 % x2 | adl_jepa - scratch | {gain} |',
+        f'| 100 % | adl_jepa - scratch | {gain} |',
+    ]
+    assert 'adl_jepa 3000 iterations of 4 on 400 sweeps' in lines[2]
+    assert lines[-1] == '- note: few objects' and 'finished' not in table.read_text()
+    rows = list(csv.DictReader(rows.open()))
+    assert len(rows) == 18
+    assert rows[0]['arm'] == 'scratch' and rows[0]['iterations'] == '1600'
+    assert rows[0]['multiple'] == '1.0' and float(rows[0]['Car_3d_ap40_moderate']) == 41.5
+    assert rows[1]['checkpoint'].endswith('pretrain/adl_jepa/seed_0/iter_3000.pth')
+    assert float(rows[0]['seconds']) > 0 and 'Car_num_gt_easy' not in rows[0]
+    assert picture.name == 'curve.png' and picture.read_bytes()[:4] == b'\x89PNG'
+    curves = report.curve(a_plan, report.summarise(a_plan, runs.results)).axes[0].containers
+    names = [f'{arm}{long}' for arm in ('scratch', 'adl_jepa') for long in ('', ', 2x iterations')]
+    assert [curve.get_label() for curve in curves] == names
+
+    # a part of it
+    first, second = a_plan.cells[:2]
+    some = {first.folder: runs.results[first.folder]}
+    table, rows, _ = report.write_report(a_plan, some, {second.folder: 'exit code 3'})
+    assert '1 of 18 cells are finished' in table.read_text()
+    assert f'- no result: {second.title}: exit code 3' in table.read_text()
+    assert '| 5 % | 20 | 1600 | adl_jepa | 0 | - | - | - | - |' in table.read_text()
+    assert len(rows.read_text().splitlines()) == 2
+    assert len(report.write_report(a_plan, {}, {})) == 2  # nothing to draw
+
+
+def test_budget_counts_what_is_left(tmp_path, quick, monkeypatch):
+    carry_out(plan(tmp_path, seeds=(1, 2)))
+    times = iter([(0.5, 10.0, 0.0), (0.5, 10.0, 0.25)])
+    monkeypatch.setattr(budget, 'measure', lambda job, work_dir: next(times))
+    _, pretraining, cells, total, parallel = budget.budget_text(plan(tmp_path), 2).splitlines()
+    assert pretraining.split()[2:] == ['1', '3,000', '0.500', '0:25:10']  # one seed is left
+    # twice 810 + 50, 1610 + 50 and 4010 + 50 s
+    assert cells.split()[1:] == ['6', '25,600', '0.500', '3:39:20']
+    assert 'total: 4:04:30' in total and '2:02:15 at best' in parallel
+
+
+def test_budget_times_a_run(tmp_path, quick):
+    times = [9.0, 2.0, 0.5, 0.5, 0.7, 0.5]
+    rows = [*(dict(iter=i, time=t) for i, t in enumerate(times, 1)), dict(time=0.25, step=6)]
+    iteration, startup, frame = budget.times_of('\n'.join(map(json.dumps, rows)), wall=20.0)
+    assert (iteration, frame) == (0.5, 0.25)  # without the first third
+    assert startup == pytest.approx(20 - 6 * 0.5 - 8 * 0.25)  # counted once
+
+    a_plan = plan(tmp_path, seeds=(0,))
+    carry_out(a_plan)
+    cell = plan(tmp_path / 'new').cells[1]
+    assert budget.measure(cell, tmp_path) == (0.5, 0.0, 0.25)
+    (tmp_path / 'tools/train.py').write_text("print('no such option'); exit(1)")
+    with pytest.raises(ValueError, match=r'exit code 1(.|\n)*no such option'):
+        budget.measure(cell, tmp_path)
+    assert not list(tmp_path.glob('budget_*'))

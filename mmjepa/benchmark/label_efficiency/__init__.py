@@ -1,4 +1,5 @@
 """AP against the share of labels, from scratch and pre-trained (``tools/label_efficiency.py``).
 
-The process that plans and starts the jobs imports no torch; :mod:`.examine` does, in its own.
+:mod:`.choices` holds what is asked, :mod:`.examine` reads configs and data, :mod:`.plan` makes the
+jobs, :mod:`.run` carries them out, :mod:`.results` knows their folders, :mod:`.report` writes.
 """

@@ -1,118 +1,172 @@
 """What the user asks of an experiment, and whether it can be."""
 
+import difflib
+import itertools
+import re
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .arms import Arm
-from .files import PlanError
-
+SCRATCH = 'scratch'
+# pre-training configs, from the root of the repository
+KNOWN = {
+    'adl_jepa': 'configs/adl_jepa/kitti.py',
+    'occupancy_mae': 'projects/lidar_baselines/configs/occupancy_mae_kitti.py',
+    'bev_mae': 'projects/lidar_baselines/configs/bev_mae_kitti.py',
+}
 PRETRAIN, FINETUNE = 'pretrain', 'finetune'
-# they change how fast a run is or what it prints, not its result
-NEUTRAL = ('num_workers', 'log_interval')
+INFOS = ('kitti_infos_train.pkl', 'kitti_infos_val.pkl', 'kitti_dbinfos_train.pkl')
 # a validation is logged with the iteration after which it came, not with the epoch
 BY_ITERATION = 'default_hooks.logger.log_metric_by_epoch'
-# options that the plan sets itself, and with what
+# they change how fast a run is or what it writes, not its result
+NEUTRAL = ('num_workers', 'log_interval', BY_ITERATION)
+# options that the plan sets itself, and from what
 MANAGED = {
     'data_root': '--data',
     'seed': '--seeds',
     'label_fraction': '--fractions',
     'jepa_checkpoint': '--arms',
+    'max_iters': '--pretrain-iters or --finetune-iters',
 }
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the user asks for.
+class Arm:
+    """One way to start a detector: from scratch, or from a pre-training made here or elsewhere."""
 
-    Attributes:
-        data: KITTI-format folder with mmdet3d's info files.
-        fractions: of the labels, ascending.
-        seeds: one run of every cell for each.
-        arms: what is compared.
-        config: fine-tuning config.
-        work_dir: everything is written there.
-        grid: ``KEY=VALUE`` for both stages.
-        pretrain_options: ``KEY=VALUE`` for pre-training.
-        finetune_options: ``KEY=VALUE`` for fine-tuning.
-        pretrain_iters: None: the config's epochs.
-        finetune_iters: one for all fractions or one for each; None: the epochs of the fraction.
-        batch_size: of both stages; None: each config's.
-        num_workers: of the loaders; None: each config's.
-        amp: ``'bf16'`` or ``'fp16'``, as ``--amp`` of ``tools/train.py``; None: float32.
-        long: at the smallest fraction also so many times the schedule; None: not.
+    name: str
+    config: Path | None = None  # of a pre-training made here
+    checkpoint: str | None = None  # of one made elsewhere; {seed} in it is filled in
+
+    def checkpoint_of(self, seed: int) -> Path | None:
+        """The file for a seed, of a pre-training made elsewhere."""
+        return Path(self.checkpoint.replace('{seed}', str(seed))) if self.checkpoint else None
+
+
+def parse_arms(words: Sequence[str], root: Path) -> tuple[Arm, ...]:
+    """Arms of ``scratch``, names in ``KNOWN``, ``NAME=config.py`` and ``NAME=checkpoint.pth``.
+
+    Raises:
+        ValueError: an unknown name (the nearest are named), or one given twice.
     """
+    arms: dict[str, Arm] = {}
+    for word in words:
+        name, sign, value = word.partition('=')
+        path = Path(value).absolute()
+        if name in arms:
+            raise ValueError(f'--arms: {name} given twice; give each its own name')
+        if not sign and name in (SCRATCH, *KNOWN):
+            arms[name] = Arm(name, config=root / KNOWN[name] if name in KNOWN else None)
+        elif not sign:
+            near = difflib.get_close_matches(name, [SCRATCH, *KNOWN], 2, 0.4) or [SCRATCH, *KNOWN]
+            own = 'NAME=config.py or NAME=checkpoint.pth'
+            raise ValueError(
+                f'--arms: unknown arm {name!r}; nearest: {", ".join(near)}. Own: {own}'
+            )
+        elif name == SCRATCH or not value or not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+            why = f'NAME=config.py or NAME=x.pth, NAME of letters, digits, _ - ., not {SCRATCH}'
+            raise ValueError(f'--arms {word}: give {why}')
+        elif path.suffix == '.py':
+            arms[name] = Arm(name, config=path)
+        else:
+            arms[name] = Arm(name, checkpoint=str(path))
+    return tuple(arms.values())
 
-    data: Path
-    fractions: tuple[float, ...]
-    seeds: tuple[int, ...]
-    arms: tuple[Arm, ...]
-    config: Path
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user asks for; see the command line's help."""
+
+    tools: Path  # folder of train.py and test.py
+    data: Path  # KITTI-format folder with mmdet3d's info files
+    fractions: Sequence[float]  # of the labels, ascending
+    seeds: Sequence[int]  # one run of every cell for each
+    arms: Sequence[Arm]
+    config: Path  # of fine-tuning
     work_dir: Path
-    grid: tuple[str, ...] = ()
-    pretrain_options: tuple[str, ...] = ()
-    finetune_options: tuple[str, ...] = ()
-    pretrain_iters: int | None = None
-    finetune_iters: tuple[int, ...] | None = None
-    batch_size: int | None = None
+    grid: Sequence[str] = ()  # KEY=VALUE for both stages
+    pretrain_options: Sequence[str] = ()
+    finetune_options: Sequence[str] = ()
+    pretrain_iters: int | None = None  # None: the config's epochs
+    finetune_iters: Sequence[int] | None = None  # one or one a fraction; None: from the epochs
+    batch_size: int | None = None  # of both stages; None: each config's
     num_workers: int | None = None
-    amp: str | None = None
-    long: float | None = 2.0
+    amp: str | None = None  # 'bf16' or 'fp16', None: float32
+    long: float | None = 2.0  # so many times the schedule, too, at the smallest fraction
 
-    def options(self, stage: str) -> tuple[str, ...]:
-        """``KEY=VALUE`` of a stage on which its results depend, the same for all its jobs."""
-        given = self.pretrain_options if stage == PRETRAIN else self.finetune_options
-        batch = () if self.batch_size is None else (f'batch_size={self.batch_size}',)
-        kept = (pair for pair in given if key_of(pair) not in NEUTRAL)
-        return (f'data_root={self.data}', *self.grid, *batch, *kept)
-
-    def neutral(self, stage: str) -> tuple[str, ...]:
-        """``KEY=VALUE`` of a stage on which no result depends."""
-        given = self.pretrain_options if stage == PRETRAIN else self.finetune_options
-        workers = () if self.num_workers is None else (f'num_workers={self.num_workers}',)
-        step = (f'{BY_ITERATION}=False',) if stage == FINETUNE else ()
-        return (*workers, *step, *(pair for pair in given if key_of(pair) in NEUTRAL))
-
-
-def check_choices(choices: Choices) -> None:
-    """Raise PlanError where something asked for cannot be."""
-    if not choices.fractions or not all(0 < f <= 1 for f in choices.fractions):
-        given = ' '.join(f'{f:g}' for f in choices.fractions)
-        raise PlanError(f'--fractions: each must lie in (0, 1], such as 0.05 1.0; got {given}')
-    if len(set(choices.fractions)) < len(choices.fractions):
-        raise PlanError('--fractions: one is given twice')
-    if not choices.seeds:
-        raise PlanError('--seeds must be at least 1')
-    if choices.long is not None and not choices.long > 1:
-        raise PlanError(f'--long must be above 1, got {choices.long:g}; --no-long leaves it out')
-    numbers = [choices.pretrain_iters, choices.batch_size, *(choices.finetune_iters or ())]
-    if any(n is not None and n < 1 for n in numbers):
-        raise PlanError('--pretrain-iters, --finetune-iters and --batch-size are at least 1')
-    if choices.finetune_iters and len(choices.finetune_iters) not in (1, len(choices.fractions)):
-        raise PlanError(
-            f'--finetune-iters takes one number, or one for each of the {len(choices.fractions)} '
-            f'fractions in ascending order; got {len(choices.finetune_iters)}'
-        )
-    _check_options(choices)
-
-
-def _check_options(choices: Choices) -> None:
-    for flag, pairs in (
-        ('--grid', choices.grid),
-        ('--pretrain-options', choices.pretrain_options),
-        ('--finetune-options', choices.finetune_options),
-    ):
-        managed = dict(MANAGED, max_iters=flag.replace('-options', '-iters'))
-        if choices.batch_size is not None:
-            managed['batch_size'] = '--batch-size'
-        shared = {} if flag == '--grid' else {key_of(pair): '--grid' for pair in choices.grid}
-        for pair in pairs:
-            key, sign, value = pair.partition('=')
-            if not (key and sign and value):
-                raise PlanError(f'{flag}: {pair!r} has no value, give KEY=VALUE')
-            if key in managed or key in shared:
-                raise PlanError(f'{flag} {pair}: {(managed | shared)[key]} says it already')
+    def options(self, stage: str, neutral: bool = False) -> tuple[str, ...]:
+        """``KEY=VALUE`` of all jobs of a stage: those on which results depend, or the others."""
+        pairs = [f'data_root={self.data}', *self.grid]
+        if self.batch_size is not None:
+            pairs.append(f'batch_size={self.batch_size}')
+        if self.num_workers is not None:
+            pairs.append(f'num_workers={self.num_workers}')
+        if stage == FINETUNE:
+            pairs.append(f'{BY_ITERATION}=False')
+        pairs += self.pretrain_options if stage == PRETRAIN else self.finetune_options
+        return tuple(pair for pair in pairs if (key_of(pair) in NEUTRAL) == neutral)
 
 
 def key_of(pair: str) -> str:
     """``KEY`` of ``KEY=VALUE``."""
     return pair.partition('=')[0]
+
+
+def check_choices(choices: Choices) -> None:
+    """Raise ValueError where something asked for cannot be, FileNotFoundError for what is missing.
+
+    Configs are left to :func:`.examine.examine`.
+    """
+    fractions, iters = choices.fractions, choices.finetune_iters or [1]
+    if not all(0 < f <= 1 for f in fractions) or len(set(fractions)) < len(fractions):
+        raise ValueError(f'--fractions: different ones in (0, 1] such as 0.05 1; got {fractions}')
+    if choices.long is not None and not choices.long > 1:
+        raise ValueError(f'--long is above 1, got {choices.long}; --no-long leaves it out')
+    numbers = len(choices.seeds), choices.pretrain_iters, choices.batch_size, *iters
+    if any(n is not None and n < 1 for n in numbers):
+        raise ValueError('--seeds, --batch-size and both numbers of iterations are at least 1')
+    if len(iters) not in (1, len(fractions)):
+        raise ValueError(f'--finetune-iters: one number, or {len(fractions)} for the fractions')
+    managed = dict(MANAGED) | ({'batch_size': '--batch-size'} if choices.batch_size else {})
+    _check_pairs('--grid', choices.grid, managed)
+    managed |= {key_of(pair): '--grid' for pair in choices.grid}
+    _check_pairs('--pretrain-options', choices.pretrain_options, managed)
+    _check_pairs('--finetune-options', choices.finetune_options, managed)
+    _check_files(choices)
+
+
+def _check_pairs(flag: str, pairs: Sequence[str], managed: dict[str, str]) -> None:
+    for pair in pairs:
+        if '=' not in pair:
+            raise ValueError(f'{flag}: {pair!r} has no value, give KEY=VALUE')
+        if key_of(pair) in managed:
+            raise ValueError(f'{flag} {pair}: {managed[key_of(pair)]} says it already')
+
+
+def _check_files(choices: Choices) -> None:
+    data, work_dir = choices.data, choices.work_dir
+    if not data.is_dir():
+        raise FileNotFoundError(
+            f'--data: no folder {data}; simulate one: python tools/create_data.py sim-kitti '
+            f'--out {data} --frames 1500'
+        )
+    if missing := [name for name in INFOS if not (data / name).is_file()]:
+        raise FileNotFoundError(
+            f'--data {data}: no {", ".join(missing)}; make them: python tools/create_data.py kitti '
+            f'--root {data}'
+        )
+    for arm, seed in itertools.product(choices.arms, choices.seeds):
+        path = arm.checkpoint_of(seed)
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(
+                f'--arms {arm.name}={arm.checkpoint}: no file {path} for seed {seed}; {{seed}} in '
+                'the path is filled in, and --seeds says how many'
+            )
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=work_dir).close()
+    except OSError as error:
+        raise ValueError(
+            f'cannot write into {work_dir}: {error.strerror}; name another with --work-dir'
+        ) from None

@@ -2,57 +2,39 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .arms import Arm
 from .choices import FINETUNE, PRETRAIN, Choices, key_of
+from .examine import Found, Stage, fingerprint_of
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of ``tools/train.py``.
+    """One run of ``tools/train.py``: a pre-training, or a fine-tuning (a cell of the table)."""
 
-    Attributes:
-        stage: ``'pretrain'`` or ``'finetune'``; a fine-tuning is a cell of the table.
-        arm: name.
-        seed: of everything random in it.
-        iterations: its length.
-        folder: its work dir.
-        config: its config.
-        options: ``KEY=VALUE`` of its command.
-        settings: all that its result depends on; JSON-ready.
-        needs: folder of the pre-training that must be there before.
-        fraction: of the labels.
-        frames: training frames with labels.
-        multiple: of the usual schedule.
-        checkpoint: what the encoder starts from.
-        amp: mixed precision of the training, None: float32.
-    """
-
+    choices: Choices = field(repr=False)
     stage: str
     arm: str
     seed: int
     iterations: int
-    folder: Path
+    folder: Path  # its work dir
     config: Path
-    options: tuple[str, ...]
-    settings: dict[str, Any] = field(repr=False)
-    needs: Path | None = None
-    fraction: float = 1.0
-    frames: int = 0
-    multiple: float = 1.0
-    checkpoint: Path | None = None
-    amp: str | None = None
+    own: tuple[str, ...]  # KEY=VALUE besides those of all jobs of the stage
+    settings: dict[str, Any] = field(repr=False)  # all that its result depends on; JSON-ready
+    needs: Path | None = None  # folder of the pre-training that must be there before
+    fraction: float = 1.0  # of the labels
+    frames: int = 0  # with labels
+    multiple: float = 1.0  # of the usual schedule
+    checkpoint: Path | None = None  # what the encoder starts from
 
     @property
     def title(self) -> str:
         """For a person."""
-        if self.stage == PRETRAIN:
-            return f'pre-train {self.arm}, seed {self.seed}'
-        return f'{self.arm}, {labels(self.fraction, self.multiple)}, seed {self.seed}'
+        cell = f'{self.arm}, {labels(self.fraction, self.multiple)}'
+        return f'{self.kind if self.stage == PRETRAIN else cell}, seed {self.seed}'
 
     @property
     def kind(self) -> str:
@@ -62,27 +44,26 @@ class Job:
     @property
     def hash(self) -> str:
         """Of the settings."""
-        return fingerprint(self.settings)
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def last_checkpoint(self) -> Path:
         """What the run leaves at its end."""
         return self.folder / f'iter_{self.iterations}.pth'
 
-    def command(self, tools: Path) -> list[str]:
-        """Words after ``python``; starts the run or goes on with it."""
-        return [
-            *(str(tools / 'train.py'), str(self.config), '--work-dir', str(self.folder)),
-            *(() if self.amp is None else ('--amp', self.amp)),
-            *('--resume', '--cfg-options', *self.options),
-        ]
-
-    def evaluation(self, tools: Path) -> list[str]:
-        """Words after ``python``; for a run that ended before its validation did."""
-        return [
-            *(str(tools / 'test.py'), str(self.config), str(self.last_checkpoint)),
-            *('--work-dir', str(self.folder / 'evaluation'), '--cfg-options', *self.options),
-        ]
+    def command(self) -> list[str]:
+        """Words after ``python``; starts the run, goes on with it, or catches up on validation."""
+        asked = self.choices
+        if self.stage == FINETUNE and self.last_checkpoint.is_file():
+            words: list[Any] = [asked.tools / 'test.py', self.config, self.last_checkpoint]
+            words += ['--work-dir', self.folder / 'evaluation']
+        else:
+            words = [asked.tools / 'train.py', self.config, '--work-dir', self.folder]
+            words += ['--amp', asked.amp, '--resume'] if asked.amp else ['--resume']
+        words += ['--cfg-options', *asked.options(self.stage)]
+        words += [*asked.options(self.stage, neutral=True), *self.own]
+        words += [f'jepa_checkpoint={self.checkpoint}'] if self.stage == FINETUNE else []
+        return [str(word) for word in words]
 
 
 @dataclass(frozen=True)
@@ -90,7 +71,7 @@ class Plan:
     """All jobs in the order in which they start; seed after seed, so that a part is a result."""
 
     choices: Choices
-    found: Mapping[str, Any]
+    found: Found
     jobs: tuple[Job, ...]
 
     @property
@@ -104,113 +85,67 @@ def labels(fraction: float, multiple: float = 1.0) -> str:
     return f'{100 * fraction:g} %' + (f' x{multiple:g}' if multiple != 1 else '')
 
 
-def fingerprint(settings: Any) -> str:
-    """SHA-256 of JSON-ready settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+# what an encoder starts from, the fingerprint of that, and the folder of the job that makes it
+Start = tuple[Path | None, str | None, Path | None]
 
 
-def make_plan(
-    choices: Choices, found: Mapping[str, Any], fingerprints: Mapping[str, str] | None = None
-) -> Plan:
-    """All jobs.
-
-    Args:
-        choices: checked by :func:`check_choices`.
-        found: what :func:`.examine.examine` tells about configs and data.
-        fingerprints: of checkpoints made elsewhere, by path.
-
-    Returns:
-        The plan. Iterations of a cell depend on its fraction and multiple alone, so that arms and
-        seeds are equal in it.
-    """
+def make_plan(choices: Choices, found: Found) -> Plan:
+    """All jobs; iterations of a cell depend on its fraction and multiple alone, not on its arm."""
     jobs: list[Job] = []
     for seed in choices.seeds:
-        pretrained = {
-            arm.name: _pretraining(choices, found['pretraining'][arm.name], arm, seed)
-            for arm in choices.arms
-            if arm.config is not None
-        }
-        jobs += pretrained.values()
+        starts: dict[str, Start] = {}
+        for arm in choices.arms:
+            starts[arm.name] = None, None, None
+            if arm.config is not None:
+                job = _pretraining(choices, found.pretraining[arm.name], arm.name, arm.config, seed)
+                jobs.append(job)
+                starts[arm.name] = job.last_checkpoint, job.hash, job.folder
+            elif (path := arm.checkpoint_of(seed)) is not None:
+                starts[arm.name] = path, fingerprint_of(path), None
         for index in range(len(choices.fractions)):
-            multiples = [1.0] if index or choices.long is None else [1.0, choices.long]
-            for multiple in multiples:
-                for arm in choices.arms:
-                    start = _start(arm, seed, pretrained.get(arm.name), fingerprints or {})
-                    jobs.append(_cell(choices, found, arm, seed, index, multiple, start))
+            for multiple in [1.0] if index or choices.long is None else [1.0, choices.long]:
+                for name, start in starts.items():
+                    jobs.append(_cell(choices, found, name, seed, index, multiple, start))
     return Plan(choices, found, tuple(jobs))
 
 
-def _pretraining(choices: Choices, found: Mapping[str, Any], arm: Arm, seed: int) -> Job:
-    assert arm.config is not None
-    iterations = choices.pretrain_iters or found['iterations']
+def _pretraining(choices: Choices, found: Stage, arm: str, config: Path, seed: int) -> Job:
+    iterations = choices.pretrain_iters or found.iterations[0]
     own = (f'seed={seed}', f'max_iters={iterations}')
-    settings = dict(config=found['resolved'], data=found['data'], options=list(own))
-    settings |= _precision(choices)
-    return Job(
-        stage=PRETRAIN,
-        arm=arm.name,
-        seed=seed,
-        iterations=iterations,
-        folder=choices.work_dir / 'pretrain' / arm.name / f'seed_{seed}',
-        config=arm.config,
-        options=(*choices.options(PRETRAIN), *choices.neutral(PRETRAIN), *own),
-        settings=settings,
-        amp=choices.amp,
-    )
-
-
-def _precision(choices: Choices) -> dict[str, str]:
-    """Part of the settings; nothing in float32, so that results from before stay valid."""
-    return {} if choices.amp is None else dict(amp=choices.amp)
-
-
-def _start(
-    arm: Arm, seed: int, pretraining: Job | None, fingerprints: Mapping[str, str]
-) -> tuple[Path | None, str | None, Path | None]:
-    """Checkpoint of an arm, its fingerprint, and the folder of the job that makes it."""
-    if pretraining is not None:
-        return pretraining.last_checkpoint, pretraining.hash, pretraining.folder
-    path = arm.checkpoint_of(seed)
-    return path, None if path is None else fingerprints[str(path)], None
+    folder = choices.work_dir / 'pretrain' / arm / f'seed_{seed}'
+    settings = _settings(choices, found, own)
+    return Job(choices, PRETRAIN, arm, seed, iterations, folder, config, own, settings)
 
 
 def _cell(
-    choices: Choices,
-    found: Mapping[str, Any],
-    arm: Arm,
-    seed: int,
-    index: int,
-    multiple: float,
-    start: tuple[Path | None, str | None, Path | None],
+    choices: Choices, found: Found, arm: str, seed: int, index: int, multiple: float, start: Start
 ) -> Job:
-    finetuning, fraction = found['finetuning'], choices.fractions[index]
-    checkpoint, origin, needs = start
-    given: Sequence[int] = choices.finetune_iters or finetuning['iterations']
-    iterations = round((given[0] if len(given) == 1 else given[index]) * multiple)
+    stage, fraction, (checkpoint, origin, needs) = found.finetuning, choices.fractions[index], start
+    given = choices.finetune_iters or stage.iterations
+    iterations = round(given[index if len(given) > 1 else 0] * multiple)
     own = [f'seed={seed}', f'label_fraction={fraction:g}', f'max_iters={iterations}']
-    shared = choices.options(FINETUNE)
-    if not any(key_of(pair) == 'val_interval' for pair in shared):
+    if not any(key_of(pair) == 'val_interval' for pair in choices.finetune_options):
         own.append(f'val_interval={iterations}')  # once, at the end
     name = f'fraction_{fraction:g}' + (f'_x{multiple:g}' if multiple != 1 else '') + f'_seed_{seed}'
     return Job(
+        choices=choices,
         stage=FINETUNE,
-        arm=arm.name,
+        arm=arm,
         seed=seed,
         iterations=iterations,
-        folder=choices.work_dir / 'finetune' / arm.name / name,
+        folder=choices.work_dir / 'finetune' / arm / name,
         config=choices.config,
-        options=(*shared, *choices.neutral(FINETUNE), *own, f'jepa_checkpoint={checkpoint}'),
-        settings=dict(
-            config=finetuning['resolved'],
-            data=finetuning['data'],
-            options=own,
-            encoder=origin,
-            **_precision(choices),
-        ),
+        own=tuple(own),
+        settings=_settings(choices, stage, own) | dict(encoder=origin),
         needs=needs,
         fraction=fraction,
-        frames=finetuning['frames'][index],
+        frames=stage.frames[index],
         multiple=multiple,
         checkpoint=checkpoint,
-        amp=choices.amp,
     )
+
+
+def _settings(choices: Choices, found: Stage, own: Sequence[str]) -> dict[str, Any]:
+    settings = dict(config=found.resolved, data=found.data, options=list(own))
+    # nothing in float32, so that results from before stay valid
+    return settings if choices.amp is None else settings | dict(amp=choices.amp)

@@ -3,36 +3,36 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mmjepa.engine.checkpoint import atomic_write
+
 from .choices import FINETUNE
-from .files import PlanError, read_json, write_json
-from .plan import Job
+from .plan import Job, Plan
 
 SETTINGS, RESULT, RUN, LOG = 'settings.json', 'result.json', 'run.json', 'output.log'
 PREFIX = 'kitti/'  # of KittiAPMetric's figures
 HEADLINE = 'mean_3d_ap40_moderate'
+FIELDS = ('arm', 'fraction', 'frames', 'seed', 'iterations', 'multiple', 'checkpoint')
 
 Result = dict[str, Any]
+Results = Mapping[Path, Result]  # by folder of the job
 
 
 def check_folders(jobs: Iterable[Job], overwrite: bool = False) -> None:
     """Make sure that what lies in the jobs' folders belongs to these jobs.
 
-    Args:
-        jobs: of the plan.
-        overwrite: remove folders of other settings instead of raising.
-
     Raises:
-        PlanError: a folder holds a run of other settings; says which differ.
+        ValueError: a folder holds a run of other settings; with ``overwrite`` it is removed.
     """
-    wrong = [(job, text) for job in jobs if (text := foreign(job))]
+    wrong = [(job, text) for job in jobs if (text := _foreign(job)) is not None]
     if wrong and not overwrite:
         job, text = wrong[0]
         more = f' (and {len(wrong) - 1} more folders)' if len(wrong) > 1 else ''
-        raise PlanError(
+        raise ValueError(
             f'{job.folder} holds a run of other settings: {text}{more}. Give the former settings, '
             'another --work-dir, or --overwrite to remove these runs'
         )
@@ -40,39 +40,27 @@ def check_folders(jobs: Iterable[Job], overwrite: bool = False) -> None:
         shutil.rmtree(job.folder)
 
 
-def foreign(job: Job) -> str | None:
+def _foreign(job: Job) -> str | None:
     """How the run in a job's folder differs from the job; None where it doesn't."""
     left = [*job.folder.glob('*.pth'), *job.folder.glob(RESULT)]
-    if not left:
-        return None  # nothing that could get mixed up
-    known = read_json(job.folder / SETTINGS)
+    known = read_json(job.folder / SETTINGS) if left else dict(hash=job.hash)
     if known is None:
         return f'no {SETTINGS} beside {left[0].name}'
     if known['hash'] == job.hash:
         return None
-    differing = list(_differences(known['settings'], json.loads(json.dumps(job.settings))))
-    return '; '.join(differing[:4]) + ('; ...' if len(differing) > 4 else '')
+    old, new = dict(_flat(known['settings'])), dict(_flat(job.settings))
+    keys = [key for key in old | new if old.get(key) != new.get(key)]
+    shown = [f'{key}: {old.get(key, "nothing")} -> {new.get(key, "nothing")}' for key in keys]
+    return '; '.join(text if len(text) < 120 else f'{text[:117]}...' for text in shown[:4])
 
 
-def _differences(old: Any, new: Any, place: str = '') -> Iterator[str]:
-    """``place: old -> new`` of everything that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(k for k in new if k not in old)]:
-            at = f'{place}.{key}' if place else str(key)
-            if key not in new or key not in old:
-                yield f'{at} is {"gone" if key in old else "new"}'
-            else:
-                yield from _differences(old[key], new[key], at)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(a, b, f'{place}.{i}')
-    elif old != new:
-        yield f'{place.removeprefix("config.")}: {_short(old)} -> {_short(new)}'
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f'{text[:37]}...'
+def _flat(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
+    """Places in nested settings and what stands there."""
+    if isinstance(value, (dict, list)) and value:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(inner, f'{place}.{key}')
+    else:
+        yield place.removeprefix('.config').removeprefix('.'), json.dumps(value)
 
 
 def claim(job: Job) -> None:
@@ -80,112 +68,95 @@ def claim(job: Job) -> None:
     write_json(job.folder / SETTINGS, dict(hash=job.hash, title=job.title, settings=job.settings))
 
 
-def finished(job: Job) -> Result | None:
-    """The result of a job, where it has one; :func:`check_folders` comes before."""
-    known: Result | None = read_json(job.folder / RESULT)
-    if known is not None and known.get('hash') != job.hash:
-        raise PlanError(
-            f'{job.folder / RESULT} is of other settings than {SETTINGS} beside it; remove the '
-            'folder, or give --overwrite'
-        )
-    return known
+def results_of(plan: Plan) -> dict[Path, Result]:
+    """Results of all jobs that are finished, also by their printed commands."""
+    return {job.folder: result for job in plan.jobs if (result := result_of(job)) is not None}
 
 
-def finish(job: Job) -> Result | None:
-    """Make the result of a run that got to its end.
+def result_of(job: Job) -> Result | None:
+    """The result of a job, written to ``result.json`` when its run has got to its end, else None.
 
-    Args:
-        job: whose settings were claimed.
-
-    Returns:
-        The result, written to ``result.json``; None where the run has not got there.
-
-    Raises:
-        PlanError: it validated something without the figures of the table.
+    ``metrics`` are in percent, None where a class has none; ``seconds`` are those of all its runs.
     """
-    if job.stage == FINETUNE:
-        metrics = validation(job)
-        if metrics is None:
-            return None
-        if HEADLINE not in metrics:
-            raise PlanError(f'{job.folder}: no {HEADLINE} among the figures {sorted(metrics)[:5]}')
-    elif not job.last_checkpoint.is_file():
+    known: Result | None = read_json(job.folder / RESULT)
+    if known is not None and known['hash'] == job.hash:
+        return known
+    metrics = validation(job) if job.stage == FINETUNE else {}
+    if metrics is None or not (metrics or job.last_checkpoint.is_file()):
         return None
-    else:
-        metrics = {}
-    run = read_json(job.folder / RUN) or {}
     result = dict(
         hash=job.hash,
         stage=job.stage,
-        arm=job.arm,
-        seed=job.seed,
-        fraction=job.fraction,
-        frames=job.frames,
-        multiple=job.multiple,
-        iterations=job.iterations,
-        checkpoint=None if job.checkpoint is None else str(job.checkpoint),
-        seconds=run.get('seconds'),
-        metrics={name: None if math.isnan(value) else value for name, value in metrics.items()},
+        **{name: getattr(job, name) for name in FIELDS},
+        seconds=(read_json(job.folder / RUN) or {}).get('seconds'),
+        metrics=metrics,
     )
+    result['checkpoint'] = job.checkpoint and str(job.checkpoint)
     write_json(job.folder / RESULT, result)
     return result
 
 
-def validation(job: Job) -> dict[str, float] | None:
+def validation(job: Job) -> dict[str, float | None] | None:
     """Figures of the last validation after the last iteration, in percent, without their prefix.
 
-    ``tools/test.py`` leaves the same figures below ``evaluation/`` where a run was ended between
-    its last iteration and the end of its validation.
+    None where a class has none: NaN in the log of a training, null in that of ``tools/test.py``,
+    which leaves its figures below ``evaluation/`` for a run that ended before its validation did.
     """
-    rows: list[dict[str, Any]] = []
-    for path in sorted(job.folder.glob('*/vis_data/scalars.json')):
-        rows += (row for row in _lines(path) if row.get('step') == job.iterations)
-    rows = [row for row in rows if _figures(row)]
+    trained = _rows(job.folder, '*/vis_data/scalars.json')
+    rows = [row for row in trained if row['step'] == job.iterations]
+    rows += _rows(job.folder / 'evaluation', '*/*.json')
     if not rows:
-        files = sorted((job.folder / 'evaluation').glob('*/*.json'))
-        rows = [row for path in files for row in _lines(path) if _figures(row)]
-    return _figures(rows[-1]) if rows else None
-
-
-def _figures(row: dict[str, Any]) -> dict[str, float]:
+        return None
     return {
-        name.removeprefix(PREFIX): float(value)
-        for name, value in row.items()
-        if name.startswith(PREFIX) and isinstance(value, (int, float))
+        name.removeprefix(PREFIX): None if value is None or math.isnan(value) else value
+        for name, value in rows[-1].items()
+        if name.startswith(PREFIX)
     }
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed
-        if isinstance(row, dict):
-            yield row
+def _rows(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    """Validations in MMEngine's logs of figures, in the order of the runs."""
+    for path in sorted(folder.glob(pattern)):
+        for line in path.read_text(encoding='utf-8').splitlines():
+            with suppress(json.JSONDecodeError):  # the last line of a run that was killed
+                row = json.loads(line)
+                if PREFIX + HEADLINE in row:
+                    yield row
 
 
-def note_run(job: Job, exit_code: int, seconds: float, command: Sequence[str]) -> None:
+def note_run(job: Job, exit_code: int, seconds: float) -> None:
     """Keep exit code and time of a run; the time of earlier runs of the job is added."""
-    path = job.folder / RUN
-    before = read_json(path) or {}
-    write_json(
-        path,
-        dict(
-            exit_code=exit_code,
-            seconds=seconds + before.get('seconds', 0.0),
-            runs=before.get('runs', 0) + 1,
-            command=list(command),
-        ),
-    )
+    before = (read_json(job.folder / RUN) or {}).get('seconds', 0.0)
+    write_json(job.folder / RUN, dict(exit_code=exit_code, seconds=seconds + before))
 
 
-def last_lines(job: Job, count: int = 5) -> list[str]:
-    """Of the log, without empty ones."""
-    path = job.folder / LOG
+def last_lines(folder: Path, count: int = 5) -> str:
+    """Of a run's log, indented, without empty ones."""
+    path = folder / LOG
+    text = path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
+    lines = [line for line in text.splitlines() if line.strip()]
+    return '\n'.join(f'    {line[:200]}' for line in lines[-count:])
+
+
+def write_text(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """All of it or nothing; NaN is an error."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + '\n')
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file, None where there is none.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
     if not path.is_file():
-        return []
-    with path.open('rb') as file:
-        file.seek(max(0, path.stat().st_size - 20_000))
-        text = file.read().decode('utf-8', errors='replace')
-    return [line for line in text.splitlines() if line.strip()][-count:]
+        return None
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is damaged ({error}); remove it and start again') from None

@@ -1,245 +1,195 @@
 """Carrying out a plan: several jobs at a time, what is finished skipped, failures kept apart."""
 
+import fcntl
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from statistics import mean
 
-from .choices import FINETUNE, PRETRAIN
-from .files import PlanError
-from .plan import Job
-from .processes import BusyError, Launch, Running
-from .progress import Clock, duration
-from .results import LOG, Result, claim, finish, finished, last_lines, note_run
+from .choices import FINETUNE
+from .plan import Job, Plan
+from .report import COLUMNS, FIGURES, write_report
+from .results import LOG, Result, Results, claim, last_lines, note_run, result_of, results_of
 
 GRACE = 120.0  # seconds in which jobs that are told to stop save their state
-
-Say = Callable[[str], None]
-Results = dict[Path, Result]
+PAUSE = 0.5  # seconds between looks at the processes
 
 
-@dataclass
-class Outcome:
-    """How a plan went.
+def start(words: Sequence[str], folder: Path, threads: int | None = None) -> subprocess.Popen:
+    """Start ``python WORDS`` in a session of its own, its output appended to the folder's log.
 
-    Attributes:
-        results: of finished jobs, by folder.
-        failed: why the others have none, by folder.
+    It gets no Ctrl-C from the terminal: who started it says when to stop. The lock in the folder
+    lives as long as it does, also when the one who started it was killed. ``threads`` counts where
+    ``OMP_NUM_THREADS`` isn't set.
+
+    Raises:
+        BlockingIOError: the lock is held.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / 'lock').open('w') as lock, (folder / LOG).open('ab') as log:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return subprocess.Popen(
+            [sys.executable, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+            env=({} if threads is None else {'OMP_NUM_THREADS': str(threads)}) | os.environ,
+        )
 
-    results: Results = field(default_factory=dict)
-    failed: dict[Path, str] = field(default_factory=dict)
 
-
-@dataclass
-class _Started:
-    job: Job
-    process: Running
-    command: list[str]
-    since: float
-    evaluating: bool
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL for a process that still runs, and its loaders' workers."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class PlanRun:
-    """Runs jobs.
+    """Runs the jobs of a plan, ``parallel`` at a time; their folders were checked.
 
-    Args:
-        jobs: in the order in which they start; their folders were checked.
-        tools: folder of ``train.py`` and ``test.py``.
-        launch: starts a process.
-        parallel: jobs at a time.
-        on_result: called with what there is after every finished cell.
-        say: prints a line.
-        clock: knows how long things take.
-        pause: seconds between looks at the processes.
+    Attributes:
+        results: of finished jobs, by folder.
+        failed: why others have none, by folder.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        tools: Path,
-        launch: Launch,
-        parallel: int = 1,
-        on_result: Callable[[Outcome], None] | None = None,
-        say: Say = print,
-        clock: Clock | None = None,
-        pause: float = 0.5,
-    ):
-        self.jobs, self.tools, self.launch, self.parallel = list(jobs), tools, launch, parallel
-        self.on_result, self.say, self.pause = on_result or (lambda outcome: None), say, pause
-        self.clock = clock or Clock()
-        self.outcome = Outcome()
-        self.waiting: list[Job] = []
-        self.running: list[_Started] = []
+    def __init__(self, plan: Plan, parallel: int = 1):
+        self.plan, self.parallel = plan, parallel
+        self.results: dict[Path, Result] = {}
+        self.failed: dict[Path, str] = {}
+        self._waiting: list[Job] = []
+        self._running: list[tuple[Job, subprocess.Popen, float]] = []  # since when
+        self._began = time.monotonic()
 
-    def run(self) -> Outcome:
-        """Run what isn't finished.
-
-        Returns:
-            Results and failures.
+    def run(self) -> None:
+        """Run what isn't finished; the report is written anew after every cell.
 
         Raises:
             KeyboardInterrupt: after the running jobs have saved and ended.
         """
-        self._sort_out()
-        self.on_result(self.outcome)
+        self.results = results_of(self.plan)
+        self._waiting = remaining(self.plan, self.results)
+        if self.results:
+            print(f'{len(self.results)} of {len(self.plan.jobs)} runs are finished already')
+        write_report(self.plan, self.results, self.failed)
         try:
-            while self.waiting or self.running:
+            while self._waiting or self._running:
                 self._start_ready()
-                ended = [(s, code) for s in self.running if (code := s.process.poll()) is not None]
-                for started, code in ended:
-                    self.running.remove(started)
-                    self._ended(started, code)
-                if self.running and not ended:
-                    time.sleep(self.pause)
+                time.sleep(PAUSE)
+                for job, process, since in list(self._running):
+                    if process.poll() is not None:
+                        self._running.remove((job, process, since))
+                        self._ended(job, process.returncode, time.monotonic() - since)
         except BaseException:
             self._stop()
             raise
-        return self.outcome
-
-    def _sort_out(self) -> None:
-        """Results that are there already; pre-trainings that nobody needs any more are left out."""
-        for job in self.jobs:
-            result = finished(job) or self._collected(job)
-            if result is not None:
-                self.outcome.results[job.folder] = result
-                self.clock.learn(job, result.get('seconds'))
-        left = [job for job in self.jobs if job.folder not in self.outcome.results]
-        needed = {job.needs for job in left}
-        self.waiting = [job for job in left if job.stage == FINETUNE or job.folder in needed]
-        done = sum(job.folder in self.outcome.results for job in self.jobs)
-        if done:
-            self.say(f'{done} of {len(self.jobs)} runs are finished already')
-
-    def _collected(self, job: Job) -> Result | None:
-        """Result of a run that somebody else carried out, by its printed command."""
-        try:
-            return finish(job)
-        except PlanError as error:
-            self._fail(job, str(error))
-            return None
 
     def _start_ready(self) -> None:
-        for job in list(self.waiting):
-            if len(self.running) >= self.parallel:
-                return
-            if job.folder in self.outcome.failed:
-                self.waiting.remove(job)
-            elif job.needs in self.outcome.failed:
-                self.waiting.remove(job)
+        # several processes on few cores: their threads would wait for each other
+        threads = 1 if self.parallel > 1 else None
+        for job in list(self._waiting):
+            if job.needs in self.failed:
+                self._waiting.remove(job)
                 self._fail(job, 'its pre-training has no result')
-            elif job.needs is None or job.needs in self.outcome.results:
-                self.waiting.remove(job)
-                self._start(job)
+            elif len(self._running) < self.parallel and job.needs in (None, *self.results):
+                self._waiting.remove(job)
+                claim(job)
+                try:
+                    process = start(job.command(), job.folder, threads)
+                except BlockingIOError:
+                    self._fail(job, f'another process is at work in {job.folder}')
+                else:
+                    self._running.append((job, process, time.monotonic()))
+                    self._tell('start', job, f'{job.iterations:,} iterations, {job.folder}')
 
-    def _start(self, job: Job) -> None:
-        evaluating = job.stage == FINETUNE and job.last_checkpoint.is_file()
-        command = job.evaluation(self.tools) if evaluating else job.command(self.tools)
-        claim(job)
-        try:
-            process = self.launch(command, job.folder)
-        except BusyError as error:
-            self._fail(job, str(error))
-            return
-        self.running.append(_Started(job, process, command, time.monotonic(), evaluating))
-        what = 'evaluate' if evaluating else 'start'
-        self._tell(what, job, f'{job.iterations:,} iterations, {job.folder}')
-
-    def _ended(self, started: _Started, code: int) -> None:
-        job, seconds = started.job, time.monotonic() - started.since
-        note_run(job, code, seconds, started.command)
-        try:
-            result = finish(job)
-        except PlanError as error:
-            self._fail(job, str(error))
-            return
+    def _ended(self, job: Job, code: int, seconds: float) -> None:
+        note_run(job, code, seconds)
+        result = result_of(job)
         if result is not None:
-            self._done(job, result, seconds)
+            self.results[job.folder] = result
+            pairs = zip(COLUMNS, map(result['metrics'].get, FIGURES), strict=True)
+            figures = ''.join(f'{name} {ap:.2f}, ' for name, ap in pairs if ap is not None)
+            self._tell('done', job, f'{figures}took {duration(seconds)}')
         elif code:
             self._fail(job, f'exit code {code}, see {job.folder / LOG}')
-        elif job.stage == FINETUNE and job.last_checkpoint.is_file() and not started.evaluating:
-            self._start(job)  # trained, but ended before its validation
+            print(last_lines(job.folder))
         else:
             self._fail(job, f'stopped before its end; the same command goes on ({job.folder})')
-
-    def _done(self, job: Job, result: Result, seconds: float) -> None:
-        self.outcome.results[job.folder] = result
-        self.clock.learn(job, result.get('seconds'))
-        figures = result['metrics']
-        shown = [f'{name} {_figure(figures.get(key))}' for name, key in _SHOWN if key in figures]
-        self._tell('done', job, ', '.join([*shown, f'took {duration(seconds)}']))
-        if job.stage == FINETUNE:
-            self.on_result(self.outcome)
+        write_report(self.plan, self.results, self.failed)
 
     def _fail(self, job: Job, why: str) -> None:
-        self.outcome.failed[job.folder] = why
+        self.failed[job.folder] = why
         self._tell('FAILED', job, why)
 
     def _tell(self, what: str, job: Job, text: str) -> None:
-        ended = len(self.outcome.results) + len(self.outcome.failed)
-        now = time.monotonic()
-        running = [(s.job, now - s.since) for s in self.running]
-        times = self.clock.text(self.waiting, running, self.parallel)
-        self.say(f'[{ended:>2}/{len(self.jobs)}] {what:<8} {job.title}: {text}  ({times})')
+        ended, jobs = len(self.results) + len(self.failed), len(self.plan.jobs)
+        print(f'[{ended:>2}/{jobs}] {what:<6} {job.title}: {text}  ({self._times()})')
+
+    def _times(self) -> str:
+        """``elapsed 0:12:03, ETA 1:02:00``, from finished jobs of the same kind."""
+        now, took = time.monotonic(), defaultdict(list)
+        for job in self.plan.jobs:
+            seconds = self.results.get(job.folder, {}).get('seconds')
+            if seconds is not None:
+                took[job.kind].append(seconds / job.iterations)
+        left = [(job, 0.0) for job in self._waiting]
+        left += [(job, now - since) for job, _, since in self._running]
+        known = [
+            max(mean(took[job.kind]) * job.iterations - since, 0.0)
+            for job, since in left
+            if job.kind in took
+        ]
+        elapsed = f'elapsed {duration(now - self._began)}'
+        if not known:
+            return f'{elapsed}, ETA after the first result' if left else elapsed
+        # one long job can hold up the rest
+        seconds = max(sum(known) / self.parallel, max(known))
+        return f'{elapsed}, ETA {"at least " * (len(known) < len(left))}{duration(seconds)}'
 
     def _stop(self) -> None:
         """Let running jobs save; a second Ctrl-C ends them at once."""
+        processes, until = [process for _, process, _ in self._running], time.monotonic() + GRACE
         try:
-            if self.running:
-                self.say(
-                    f'\nwaiting until {len(self.running)} runs have saved their state '
-                    f'(at most {GRACE:.0f} s; Ctrl-C again ends them at once)'
+            if processes:
+                print(
+                    f'\nwaiting until {len(processes)} runs have saved their state (at most '
+                    f'{GRACE:.0f} s; Ctrl-C again ends them at once)'
                 )
-            for started in self.running:
-                started.process.stop()
-            until = time.monotonic() + GRACE
-            while time.monotonic() < until and any(s.process.poll() is None for s in self.running):
-                time.sleep(self.pause)
+            for process in processes:
+                process.terminate()
+            while time.monotonic() < until and any(p.poll() is None for p in processes):
+                time.sleep(PAUSE)
         finally:
-            for started in self.running:
-                started.process.kill()
-                seconds = time.monotonic() - started.since
-                note_run(started.job, started.process.poll() or 0, seconds, started.command)
+            for job, process, since in self._running:
+                kill(process)
+                note_run(job, process.returncode, time.monotonic() - since)
 
 
-_SHOWN = tuple(
-    (name, f'{key}_3d_ap40_moderate')
-    for name, key in (
-        ('Car', 'Car'),
-        ('Ped', 'Pedestrian'),
-        ('Cyc', 'Cyclist'),
-        ('mean', 'mean'),
-    )
-)
+def remaining(plan: Plan, results: Results) -> list[Job]:
+    """Jobs without a result, in order; no pre-trainings that nobody needs any more."""
+    left = [job for job in plan.jobs if job.folder not in results]
+    needed = {job.needs for job in left}
+    return [job for job in left if job.stage == FINETUNE or job.folder in needed]
 
 
-def _figure(value: float | None) -> str:
-    return '-' if value is None else f'{value:.2f}'
-
-
-def failures(jobs: Sequence[Job], outcome: Outcome) -> str:
-    """What has no result and why, with the end of each log; empty where nothing failed."""
-    lines: list[str] = []
-    for job in jobs:
-        why = outcome.failed.get(job.folder)
-        if why is not None:
-            lines.append(f'{job.title}: {why}')
-            lines += [f'    {line[:200]}' for line in last_lines(job)]
-    return '\n'.join(lines)
-
-
-def commands(jobs: Sequence[Job], tools: Path) -> list[list[str]]:
-    """Commands of what isn't finished, in order; pre-training before what needs it.
+def commands(plan: Plan) -> list[list[str]]:
+    """Words after ``python`` of what isn't finished; pre-training before what needs it.
 
     The settings are left in the folders, so that results which such commands make are recognised.
     """
-    left = [job for job in jobs if finished(job) is None and finish(job) is None]
-    needed = {job.needs for job in left}
-    found = []
+    left = remaining(plan, results_of(plan))
     for job in left:
-        if job.stage == PRETRAIN and job.folder not in needed:
-            continue
         claim(job)
-        trained = job.stage == FINETUNE and job.last_checkpoint.is_file()
-        found.append(job.evaluation(tools) if trained else job.command(tools))
-    return found
+    return [job.command() for job in left]
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``."""
+    return str(timedelta(seconds=round(seconds)))
