@@ -33,8 +33,8 @@ class SeededDataset(Dataset):
 
     :class:`ResumableBatchSampler` asks for ``(index, seed)``: a run repeats itself with any number
     of workers, and a resumed run goes on as if it had not stopped. Transforms that remember what
-    they drew before stay outside of this (mmdet3d's ``ObjectSample`` walks through its data base
-    in an order of its own, a worker each).
+    they drew before would stay outside of this; mmdet3d's data base of objects does, and
+    :class:`mmjepa.downstream.object_database.SeededDataBaseSampler` stands in its place.
 
     Args:
         dataset: data set or its config.

@@ -103,7 +103,8 @@ def load_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0][:100] if str(error).strip() else ''
+    # torch's first sentence; the next ones are about torch
+    first = str(error).strip().partition('\n')[0].partition('. ')[0][:100]
     if isinstance(error, pickle.UnpicklingError | KeyError | IndexError):
         first = 'it was not written by torch.save'  # torch's own words are about trust
     return (

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mmengine.dist import broadcast
 from mmengine.runner import BaseLoop
 
 from mmjepa.registry import LOOPS
@@ -140,5 +141,16 @@ class JEPATrainLoop(BaseLoop):
             and self._epoch >= self.val_begin
             and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
         ):
+            self._share_buffers()
             with self.runner.outside_training():
                 self.runner.val_loop.run()
+
+    def _share_buffers(self) -> None:
+        """Give all ranks the BatchNorm statistics of rank 0, which stand in the checkpoints.
+
+        Each rank has gathered those of its own samples: frames would be evaluated by different
+        models, none of them the one that is saved.
+        """
+        if self.runner.distributed:
+            for buffer in self.runner.bare_model.buffers():
+                broadcast(buffer)

@@ -1,17 +1,21 @@
 """Fine-tuning configs: small enough, and each takes training and evaluation steps."""
 
+import ast
+import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.registry import init_default_scope
 
 from mmjepa.datasets.info_files import InfoFileError, load_plain, write_plain
 from mmjepa.engine.config import ConfigError, check_config, load_config
 from mmjepa.engine.finetune import apply_label_fraction, check_info_files
 from mmjepa.engine.runner import build_runner
-from mmjepa.registry import METRICS
+from mmjepa.registry import DATASETS, METRICS
 
 pytest.importorskip('mmdet3d.models', exc_type=ImportError)
 
@@ -63,7 +67,7 @@ def name(path):
     return path.stem
 
 
-def downstream(stem, tmp_path, **options):
+def downstream(stem, tmp_path, **changes):
     """A config on a data set of its own, and the runner's arguments of a short run."""
     import mm3d_scenes
 
@@ -71,16 +75,8 @@ def downstream(stem, tmp_path, **options):
     root = tmp_path / 'data'
     if not root.exists():
         getattr(mm3d_scenes, writer)(root, frames=4)
-    options = dict(
-        grid,
-        data_root=str(root),
-        batch_size=2,
-        num_workers=0,
-        max_iters=2,
-        log_interval=1,
-        val_interval=1,
-        **options,
-    )
+    run = dict(batch_size=2, num_workers=0, max_iters=2, log_interval=1, val_interval=1)
+    options = {**grid, **run, 'data_root': str(root), **changes}
     cfg = load_config(FOLDER / f'{stem}.py', options)
     cfg.optim_wrapper.optimizer.lr = 1e-4  # theirs is for larger batches and longer warm-up
     cfg.work_dir = str(tmp_path / 'work')
@@ -103,7 +99,18 @@ def test_config_loads_and_is_short(path):
     assert cfg.label_fraction == fraction
     assert cfg.custom_hooks[1]['type'] == 'mmjepa.LoadEncoderHook'
     body = path.read_text().split('"""')[2]
-    assert len([line for line in body.splitlines() if line.strip()]) <= 50
+    assert len([line for line in body.splitlines() if line.strip()]) <= 40
+
+
+@pytest.mark.parametrize('path', FILES, ids=name)
+def test_bases_are_not_deep(path):
+    """A label fraction of its own config; that one of mmdet3d and ``_base_`` files alone."""
+    first = next(n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Assign))
+    bases = ast.literal_eval(first.value)
+    if '_la' in path.stem:
+        assert bases == [f'./{path.stem.rpartition("_la")[0]}.py']
+    else:
+        assert all(base.startswith(('mmdet3d::', './_base_/')) for base in bases)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +135,37 @@ def test_training_and_evaluation_step(stem, tmp_path, monkeypatch):
     assert any('_head' in k for k in moved)
     assert len(seen) == 4
     assert all('pred_instances_3d' in sample for batch in seen for sample in batch)
+
+
+@pytest.mark.parametrize(
+    ('stem', 'options'),
+    [
+        *((stem, {}) for stem in RUNS if stem != 'second_kitti'),
+        # numba compiles mmdet3d's noise for 20 s
+        pytest.param('second_kitti', {'object_noise': True}, marks=pytest.mark.slow),
+    ],
+)
+def test_samples_are_a_function_of_the_seed(stem, options, tmp_path):
+    """Whatever was drawn before, by whichever worker of whichever rank or resumed run."""
+    cfg = downstream(stem, tmp_path, **options)
+    init_default_scope(cfg.default_scope)
+    wanted = [(0, 5), (1, 2**60), (0, 6), (1, 7)]
+
+    def samples(state, order):
+        np.random.seed(state)  # noqa: NPY002 (mmdet3d's data sets draw from it)
+        dataset = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
+        assert type(dataset).__name__ == 'SeededDataset'
+        return {key: dataset[key] for key in order}
+
+    first, other = samples(1, wanted), samples(2, wanted[::-1])
+    for key in wanted:
+        points, boxes = first[key]['inputs']['points'], first[key]['data_samples'].gt_instances_3d
+        assert torch.equal(points, other[key]['inputs']['points'])
+        theirs = other[key]['data_samples'].gt_instances_3d
+        assert torch.equal(boxes.bboxes_3d.tensor, theirs.bboxes_3d.tensor)
+        assert torch.equal(boxes.labels_3d, theirs.labels_3d)
+    pair = [first[0, seed]['inputs']['points'] for seed in (5, 6)]
+    assert not torch.equal(*pair)
 
 
 def test_resolved_config_is_not_divided_again(tmp_path):

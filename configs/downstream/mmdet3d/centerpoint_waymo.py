@@ -22,19 +22,15 @@ voxel_size = [0.1, 0.1, 0.15]
 max_voxels = [150000, 150000]
 box = _base_.point_cloud_range
 cells = [round((box[i + 3] - box[i]) / voxel_size[i]) for i in range(3)]
+shape = [cells[2] + 1, *cells[1::-1]]
+grid = dict(point_cloud_range=box, voxel_size=voxel_size)
 cell = dict(pc_range=box[:2], voxel_size=voxel_size[:2])
 limits = [*(v - 5 for v in box[:2]), -10, *(v + 5 for v in box[3:5]), 10]
 nms = dict(pre_max_size=4096, post_max_size=500, nms_thr=0.7)  # one for all three classes
 
 model = dict(
-    data_preprocessor=dict(
-        voxel_layer=dict(
-            max_num_points=5, point_cloud_range=box, voxel_size=voxel_size, max_voxels=max_voxels
-        )
-    ),
-    pts_middle_encoder=dict(
-        _delete_=True, type=encoder_type, in_channels=5, sparse_shape=[cells[2] + 1, *cells[1::-1]]
-    ),
+    data_preprocessor=dict(voxel_layer=dict(**grid, max_num_points=5, max_voxels=max_voxels)),
+    pts_middle_encoder=dict(_delete_=True, type=encoder_type, in_channels=5, sparse_shape=shape),
     pts_bbox_head=dict(
         type='StaticCenterHead',  # no velocities
         loss_bbox=dict(loss_weight=2.0),
@@ -42,14 +38,7 @@ model = dict(
         common_heads=dict(_delete_=True, reg=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2)),
         bbox_coder=dict(**cell, post_center_range=limits, code_size=7),
     ),
-    train_cfg=dict(
-        pts=dict(
-            grid_size=cells,
-            voxel_size=voxel_size,
-            point_cloud_range=box,
-            code_weights=[1.0] * 8 + [0.0] * 2,
-        )
-    ),
+    train_cfg=dict(pts=dict(**grid, grid_size=cells, code_weights=[1.0] * 8 + [0.0] * 2)),
     test_cfg=dict(pts=dict(**cell, **nms, post_center_limit_range=limits)),
 )
 train_cfg = dict(max_epochs=max_epochs)

@@ -17,11 +17,8 @@ objects = dict(
         filter_by_difficulty=[-1], filter_by_min_points=dict(Car=5, Pedestrian=5, Cyclist=5)
     ),
 )
-train_pipeline = [
-    {**t, 'db_sampler': {**_base_.db_sampler, **objects}} if t['type'] == 'ObjectSample' else t
-    for t in _base_.train_pipeline
-    if t['type'] != 'ObjectNoise'
-]
+paste = dict(type='ObjectSample', db_sampler={**_base_.db_sampler, **objects})
+train_pipeline = [*_base_.loading, paste, *_base_.augmentation]
 voxel_size = [0.05, 0.05, 0.1]
 box = _base_.point_cloud_range
 cells = [round((box[i + 3] - box[i]) / voxel_size[i]) for i in range(3)]

@@ -6,7 +6,12 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmjepa.engine.checkpoint import CheckpointError, load_verified
+from mmjepa.engine.checkpoint import (
+    CheckpointError,
+    find_state_dict,
+    load_file,
+    load_verified,
+)
 from mmjepa.registry import HOOKS
 
 
@@ -99,15 +104,7 @@ class LoadEncoderHook(Hook):
     def _load(self, runner: Any) -> None:
         assert self.checkpoint is not None
         assert self._encoder is not None
-        from mmjepa.adapters import read_encoder  # which needs the engine's checkpoints
-
-        try:
-            found = read_encoder(self.checkpoint, 'auto', which=self.which)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f'jepa_checkpoint={self.checkpoint} gives no encoder for {self.module}: {error} '
-                '(options with -- are those of tools/export_checkpoint.py, which converts files)'
-            ) from None
+        found = self._read(self.checkpoint, self._encoder)
         if self.check_grid:
             compared = _compare_grids(found.meta, runner.cfg, self.module, self.checkpoint)
             runner.logger.info(
@@ -117,9 +114,55 @@ class LoadEncoderHook(Hook):
             )
         for note in found.notes:
             runner.logger.info(f'{self.checkpoint}: {note}')
-        load_verified(
-            self._encoder, dict(state_dict=found.state), what=self.module, logger=runner.logger
-        )
+        try:
+            load_verified(
+                self._encoder, dict(state_dict=found.state), what=self.module, logger=runner.logger
+            )
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'jepa_checkpoint={self.checkpoint} does not fit: {error}. Pre-train and fine-tune '
+                'with the same encoder: as many values a point, the same channels and blocks'
+            ) from None
+
+    def _read(self, path: str, encoder: nn.Module) -> Any:
+        """The encoder in the file.
+
+        Raises:
+            CheckpointError: the file is damaged or of another method.
+            FileNotFoundError: there is none.
+        """
+        from mmjepa.adapters import read_encoder  # which needs the engine's checkpoints
+
+        try:
+            _check_method(load_file(path), encoder)
+            return read_encoder(path, 'auto', which=self.which)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'jepa_checkpoint: {error}') from None
+        except (CheckpointError, ValueError) as error:
+            text = str(error)
+            if '--' in text:
+                text += (
+                    ' (options with -- are those of tools/export_checkpoint.py, which converts '
+                    'files)'
+                )
+            raise CheckpointError(
+                f'jepa_checkpoint={path} gives no encoder for {self.module}: {text}'
+            ) from None
+
+
+def _check_method(checkpoint: dict, encoder: nn.Module) -> None:
+    """Raise where a sparse encoder is wanted and nothing in the file looks like one."""
+    first = 'conv_input.0.weight'  # as all formats call it
+    keys, _ = find_state_dict(checkpoint)
+    if first not in encoder.state_dict() or any(key.endswith(first) for key in keys):
+        return
+    meta = checkpoint.get('meta')
+    method = meta.get('method') if isinstance(meta, dict) else None
+    raise CheckpointError(
+        f'it holds no sparse voxel encoder (method {method or "unknown"}, keys such as '
+        f'{", ".join(list(keys)[:3])}). Give the checkpoint of a LiDAR pre-training '
+        '(configs/adl_jepa), or jepa_checkpoint=None for training from scratch'
+    )
 
 
 def _grid_of(config: Any, encoder: str) -> dict[str, Any]:

@@ -28,11 +28,11 @@ db_sampler = dict(
     sample_groups=sample_groups,
     points_loader=load_points,
 )
-train_pipeline = [
+loading = [
     load_points,
     dict(type='LoadAnnotations3D', with_bbox_3d=True, with_label_3d=True),
-    dict(type='ObjectSample', db_sampler=db_sampler),
-    *([noise] if object_noise else []),
+]
+augmentation = [  # of the whole frame
     dict(type='RandomFlip3D', flip_ratio_bev_horizontal=0.5),
     dict(
         type='GlobalRotScaleTrans',
@@ -43,6 +43,12 @@ train_pipeline = [
     dict(type='ObjectRangeFilter', point_cloud_range=point_cloud_range),
     dict(type='PointShuffle'),
     dict(type='Pack3DDetInputs', keys=['points', 'gt_bboxes_3d', 'gt_labels_3d']),
+]
+train_pipeline = [
+    *loading,
+    dict(type='ObjectSample', db_sampler=db_sampler),
+    *([noise] if object_noise else []),
+    *augmentation,
 ]
 test_pipeline = [
     load_points,
