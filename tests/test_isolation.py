@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmjepa.datasets.sweep_index import cache_dir
+from mmjepa.datasets.file_index import cache_dir
 
 
 @pytest.fixture(scope='module')

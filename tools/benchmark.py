@@ -4,6 +4,8 @@ python tools/benchmark.py sparse --points FILE.bin --threads 1
     the sparse encoder (neighbour search, forward, backward) under each backend, and their ratio
 python tools/benchmark.py train configs/adl_jepa/kitti.py --amp bf16 --cfg-options batch_size=16
     whole training steps: time, samples/s, peak memory, kernel table
+python tools/benchmark.py images --data data/imagenet/val --workers 2
+    images/s of the loader, and how much faster it is than a plain one on PIL
 """
 
 import argparse
@@ -64,6 +66,23 @@ def run_train(args: argparse.Namespace) -> None:
         report.write(args.json)
 
 
+def add_images(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser('images', help='the image loader beside a plain one on PIL')
+    parser.add_argument('--data', required=True, help='folder of JPEG or PNG images')
+    parser.add_argument('--workers', type=int, default=0, help='processes (default: 0, this one)')
+    parser.add_argument('--size', type=int, default=224, help='side of the crops (default: 224)')
+    parser.add_argument('--repeats', type=int, default=5, help='passes measured (default: 5)')
+    parser.add_argument('--images', type=int, default=320, help='images a pass (default: 320)')
+    parser.set_defaults(run=run_images)
+
+
+def run_images(args: argparse.Namespace) -> None:
+    from mmjepa.benchmark.images import benchmark_images
+
+    report = benchmark_images(args.data, args.workers, args.size, args.repeats, args.images)
+    print(report.text())
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -71,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     add_sparse(commands)
     add_train(commands)
+    add_images(commands)
     args = parser.parse_args(argv)
     args.run(args)
 

@@ -11,11 +11,12 @@ written for each prefix that a detector may ask for, so ``revise_keys`` between 
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mmjepa.adapters.base import EncoderAdapter
+from mmjepa.adapters.base import Encoder, EncoderAdapter
 
 DETECTOR_PREFIXES = {
     'second': 'middle_encoder.',  # VoxelNet
@@ -42,3 +43,7 @@ class MMDet3DAdapter(EncoderAdapter):
             (prefix + module, {'version': 2}) for prefix in prefixes for module in sorted(modules)
         )
         return {'meta': meta, 'state_dict': ordered}
+
+    def remarks(self, encoder: Encoder, out: Path) -> list[str]:
+        """How to load it."""
+        return [f"fine-tune with load_from='{out}' (not init_cfg, which drops kernel versions)"]

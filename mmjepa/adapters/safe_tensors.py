@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmjepa.adapters.base import EncoderAdapter
+from mmjepa.adapters.base import FAMILIES, EncoderAdapter
 
 
 class SafetensorsAdapter(EncoderAdapter):
-    """Keys without prefix, so that ``SparseEncoder.load_state_dict`` takes them directly."""
+    """Keys without prefix, so that the encoder's ``load_state_dict`` takes them directly."""
 
     name = 'safetensors'
+    families = FAMILIES
     prefixes = ('',)
 
     def recognises(self, checkpoint: Mapping[str, Any], keys: Iterable[str]) -> bool:

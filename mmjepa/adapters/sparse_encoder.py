@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmjepa.adapters.family import Family
 from mmjepa.engine.checkpoint import CheckpointError, non_finite
 
 # Kernel axes: K = out channels, R S = the three kernel axes, C = in channels. The value permutes
@@ -114,3 +115,20 @@ def to_krsc(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
         .clone()
         for key, value in state.items()
     }
+
+
+_ROOTS = ('conv_input.', 'encoder_layers.', 'conv_out.')
+SPARSE = Family(
+    name='sparse voxel encoder',
+    data='LiDAR',
+    anchor='conv_input.0.weight',  # every format calls the first convolution so
+    roots=_ROOTS,
+    signature=_ROOTS,
+    owns_file=False,
+    companions=False,
+    facts=lambda meta: {},
+    check=lambda state, source, layout, facts: check_encoder(state, source, layout),
+    traits=lambda state, facts: ({'block_type': block_type_of(state)}, []),
+    own=to_krsc,
+    label=lambda meta: meta['block_type'],
+)

@@ -1,10 +1,13 @@
 """Label-free data sets and their transforms."""
 
+from .bad_sample import BadSampleError
 from .collate import jepa_collate
+from .image_folder import ImageFolderDataset
+from .image_shards import TarShardDataset
 from .inspect_sweeps import FolderReport, inspect_folder
 from .kitti import KittiCalib, KittiObjects, points_in_boxes
 from .nuscenes_sweeps import NuScenesSweeps
-from .point_files import BadSampleError, read_points
+from .point_files import read_points
 from .point_sweeps import PointSweepDataset
 from .seeded import SeededDataset
 from .transforms import (
@@ -12,12 +15,15 @@ from .transforms import (
     CropToCameraView,
     GlobalRotScale,
     GTSampling,
+    LoadCroppedImage,
     LoadPoints,
     NormalizeIntensity,
     PackJEPAInputs,
     PointShuffle,
     PointsRangeFilter,
+    RandomFlipImage,
     RandomFlipPoints,
+    ResizeCenterCrop,
 )
 
 __all__ = [
@@ -27,8 +33,10 @@ __all__ = [
     'FolderReport',
     'GTSampling',
     'GlobalRotScale',
+    'ImageFolderDataset',
     'KittiCalib',
     'KittiObjects',
+    'LoadCroppedImage',
     'LoadPoints',
     'NormalizeIntensity',
     'NuScenesSweeps',
@@ -36,8 +44,11 @@ __all__ = [
     'PointShuffle',
     'PointSweepDataset',
     'PointsRangeFilter',
+    'RandomFlipImage',
     'RandomFlipPoints',
+    'ResizeCenterCrop',
     'SeededDataset',
+    'TarShardDataset',
     'inspect_folder',
     'jepa_collate',
     'points_in_boxes',

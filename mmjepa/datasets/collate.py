@@ -3,23 +3,34 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+from torch.utils.data import default_collate
+
 from mmjepa.registry import FUNCTIONS
 
 
 @FUNCTIONS.register_module()
-def jepa_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Lists the samples of a batch; sweeps differ in length, so nothing is stacked.
+def jepa_collate(batch: Sequence[dict[str, Any]], stack: Sequence[str] = ()) -> dict[str, Any]:
+    """Lists the samples of a batch; what has one shape in all of them can be stacked.
+
+    Sweeps differ in length and are listed. Images don't: stacked in the worker, in shared memory,
+    a batch is one tensor to pin and to copy.
 
     Args:
         batch: outputs of ``PackJEPAInputs``.
+        stack: keys of inputs that become one tensor (B, ...).
 
     Returns:
-        ``dict(inputs={key: [Tensor, ...]}, data_samples=[dict, ...])``.
+        ``dict(inputs={key: [Tensor, ...]}, data_samples=[dict, ...])``; a Tensor for keys in
+        ``stack``.
 
     Raises:
-        ValueError: an empty batch, or samples with different inputs.
-        KeyError: a sample that wasn't packed.
+        ValueError: an empty batch, samples with different inputs, or with different shapes of an
+            input that is to be stacked; names their files.
+        KeyError: a sample that wasn't packed, or no such input to stack.
     """
+    if isinstance(stack, str):
+        raise TypeError(f"jepa_collate: stack is a sequence of keys, e.g. ['{stack}']")
     if not batch:
         raise ValueError('jepa_collate: empty batch')
     for sample in batch:
@@ -32,7 +43,24 @@ def jepa_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if any(sample['inputs'].keys() != keys for sample in batch):
         found = sorted({tuple(sample['inputs']) for sample in batch})
         raise ValueError(f'jepa_collate: samples of one batch have different inputs: {found}')
-    return {
-        'inputs': {key: [sample['inputs'][key] for sample in batch] for key in keys},
-        'data_samples': [sample['data_samples'] for sample in batch],
-    }
+    missing = sorted(set(stack) - set(keys))
+    if missing:
+        raise KeyError(f'jepa_collate: no inputs {missing} to stack, there are {sorted(keys)}')
+    samples = [sample['data_samples'] for sample in batch]
+    inputs: dict[str, Any] = {key: [sample['inputs'][key] for sample in batch] for key in keys}
+    for key in stack:
+        inputs[key] = _stack(key, inputs[key], samples)
+    return {'inputs': inputs, 'data_samples': samples}
+
+
+def _stack(key: str, tensors: list[Tensor], samples: Sequence[dict[str, Any]]) -> Tensor:
+    kinds: dict[tuple[Any, ...], Any] = {}  # each shape and type, and the first file that has it
+    for tensor, sample in zip(tensors, samples, strict=True):
+        kinds.setdefault((tuple(tensor.shape), tensor.dtype), sample.get('path'))
+    if len(kinds) > 1:
+        found = '; '.join(f'{path}: {shape}, {dtype}' for (shape, dtype), path in kinds.items())
+        raise ValueError(
+            f'jepa_collate: {key!r} differs within a batch and cannot be stacked ({found}); crop '
+            'or resize it to one shape, or leave it out of stack'
+        )
+    return default_collate(tensors)  # in a worker: written to shared memory at once

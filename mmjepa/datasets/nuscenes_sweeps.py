@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from .sweep_index import atomic_write, cache_file
+from .file_index import atomic_write, cache_file
 
 PathLike = str | Path
 _TABLES = ('sample_data', 'sample', 'scene', 'ego_pose', 'calibrated_sensor')

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PathLike = str | Path
+from .bad_sample import BadSampleError, PathLike, reading
+
 Points = NDArray[np.float32]
 
 # the longest suffix first: '.pcd.bin' also ends with '.bin'
@@ -23,20 +24,6 @@ INTENSITY_NAMES = ('intensity', 'intensities', 'i', 'reflectivity', 'reflectance
 
 _DIMS = range(3, 9)
 _DIM_BLOCK = math.lcm(*_DIMS)  # blocks that start at a multiple of this keep every dim's phase
-
-
-class BadSampleError(ValueError):
-    """A sweep that cannot be used; names the file, the reason and the remedy."""
-
-    def __init__(self, path: PathLike, reason: str = '', remedy: str = '') -> None:
-        # torch's DataLoader re-raises a worker's exception as type(error)(message)
-        super().__init__(f'{path}: {reason}. {remedy}' if reason else str(path))
-        self.path = str(path)
-        self.reason = reason
-        self.remedy = remedy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.reason, self.remedy)
 
 
 def sweep_suffix(path: PathLike) -> str | None:
@@ -71,23 +58,13 @@ def read_points(
         raise BadSampleError(
             path, 'unknown suffix', f'Readable are {", ".join(SUFFIX_DIMS)}; convert the file'
         )
-    try:
+    with reading(path):
         if suffix == '.npy':
             points = _read_npy(path)
         elif suffix == '.pcd':
             points = _read_pcd(path)
         else:
             points = _read_raw(path, load_dim or SUFFIX_DIMS[suffix] or 4, check_dim)
-    except FileNotFoundError:
-        raise BadSampleError(
-            path, 'no such file', 'It may have been moved after the scan; check data_root'
-        ) from None
-    except OSError as error:
-        raise BadSampleError(
-            path,
-            f'cannot be read ({error.strerror or error})',
-            'Check the permissions and the disk',
-        ) from None
     if load_dim is not None and points.shape[1] != load_dim:
         raise BadSampleError(
             path,

@@ -3,19 +3,19 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.logging import print_log
-from torch.utils.data import Dataset
 
-from mmjepa.registry import DATASETS, TRANSFORMS
+from mmjepa.registry import DATASETS
 
+from .file_index import PathList
 from .nuscenes_sweeps import NuScenesSweeps
-from .point_files import SUFFIX_DIMS, BadSampleError, sweep_suffix
-from .sweep_index import PathList, read_split, scan_sweeps, select_split
+from .point_files import SUFFIX_DIMS, sweep_suffix
+from .sample_dataset import Pipeline, SampleDataset, take
+from .sweep_index import read_split, scan_sweeps, select_split
 
 _HINT = (
     'KITTI: download "velodyne point clouds" and "camera calibration matrices" of the object '
@@ -31,7 +31,7 @@ _NO_SPLIT = (
 
 
 @DATASETS.register_module()
-class PointSweepDataset(Dataset):
+class PointSweepDataset(SampleDataset):
     """LiDAR sweeps below a folder; opens sweeps (and calibrations), never a label file.
 
     ``data_root`` is a KITTI object folder (``training/velodyne``, ``testing/velodyne`` for the
@@ -64,10 +64,12 @@ class PointSweepDataset(Dataset):
         ValueError: an argument is out of its set.
     """
 
+    noun = 'sweep'
+
     def __init__(
         self,
         data_root: str | Path,
-        pipeline: Sequence[dict[str, Any] | Callable[[dict[str, Any]], Any]] = (),
+        pipeline: Pipeline = (),
         split: str | None = 'train',
         load_dim: int | None = None,
         use_dim: int | Sequence[int] | None = None,
@@ -78,8 +80,6 @@ class PointSweepDataset(Dataset):
         indices: int | Sequence[int] | None = None,
         download_hint: str | None = None,
     ) -> None:
-        if on_error not in ('raise', 'skip'):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         unknown = sorted(set(suffixes or ()) - set(SUFFIX_DIMS))
         if unknown:
             raise ValueError(f'suffixes {unknown} unknown, readable are {list(SUFFIX_DIMS)}')
@@ -87,23 +87,16 @@ class PointSweepDataset(Dataset):
             raise ValueError(f'load_dim must be at least 3 (x, y, z), got {load_dim}')
         if load_interval < 1:
             raise ValueError(f'load_interval must be at least 1, got {load_interval}')
-        self.data_root = Path(data_root)
+        hint = download_hint or _HINT.format(root=data_root, suffixes=', '.join(SUFFIX_DIMS))
+        super().__init__(data_root, pipeline, on_error, hint)
         self.split = split
         self.load_dim = load_dim
         self.use_dim = use_dim
         self.suffixes = suffixes
-        self.on_error = on_error
         self.load_interval = load_interval
-        self.download_hint = download_hint or _HINT.format(
-            root=data_root, suffixes=', '.join(SUFFIX_DIMS)
-        )
-        self.skipped: Counter[str] = Counter()
         self._cache = cache_index
-        self.pipeline = [
-            TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline
-        ]
         self._folder, paths, layout = self._find_sweeps()
-        self._paths = PathList(_take(paths, indices))
+        self._paths = PathList(paths[i] for i in take(len(paths), indices, self.noun))
         self.metainfo = {
             'data_root': str(self.data_root),
             'layout': layout,
@@ -114,75 +107,19 @@ class PointSweepDataset(Dataset):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> Any:
-        """One sample.
-
-        Args:
-            index: of the sweep, or (index, sample_seed); the seed, which fixes every random number
-                of the pipeline, is the index otherwise.
-
-        Returns:
-            What the pipeline makes of ``results``.
-
-        Raises:
-            BadSampleError: the sweep is bad; with ``on_error='skip'``, if all sweeps are.
-        """
-        number, seed = index if isinstance(index, tuple) else (index, None)
-        position = range(len(self))[int(number)]
-        seed = position if seed is None else int(seed)
-        if self.on_error == 'raise':
-            return self._sample(position, seed, [])
-        replaced: list[str] = []
-        for step in range(len(self)):
-            try:
-                return self._sample((position + step) % len(self), seed, replaced)
-            except BadSampleError as error:
-                replaced.append(error.path)
-                self._report(error)
-                last = error
-        raise BadSampleError(
-            self.data_root,
-            f'none of the {len(self)} sweeps can be used; the last one: {last}',
-            'Nothing is left to train on',
-        )
-
     def get_path(self, index: int) -> str:
         """The file of a sweep."""
         return os.path.join(self._folder, self._paths[index])
 
-    def _sample(self, index: int, seed: int, skipped: list[str]) -> Any:
-        results: Any = {
+    def _source(self, index: int) -> dict[str, Any]:
+        return {
             'path': self.get_path(index),
-            'data_root': str(self.data_root),
-            'index': index,
-            'sample_seed': seed,
-            'rng': np.random.default_rng(seed),
             'load_dim': self.load_dim,
             'use_dim': self.use_dim,
-            'skipped': list(skipped),
         }
-        for step in self.pipeline:
-            results = step(results)
-        return results
-
-    def _report(self, error: BadSampleError) -> None:
-        """Counts a skipped sweep; logs the first ten, then when the count doubles."""
-        self.skipped[error.path] += 1
-        files, times = len(self.skipped), self.skipped.total()
-        new = self.skipped[error.path] == 1
-        if (new and files <= 10) or times & (times - 1) == 0:
-            print_log(
-                f'sweep skipped: {error} [this process: {files} bad files, {times} skips, of '
-                f'{len(self)} sweeps]',
-                logger='current',
-                level=logging.WARNING,
-            )
 
     def _find_sweeps(self) -> tuple[str, Sequence[str], str]:
         """The folder scanned, the sweeps below it (relative), and the name of the layout."""
-        if not self.data_root.is_dir():
-            kind = 'not a folder' if self.data_root.exists() else 'no such folder'
-            raise FileNotFoundError(f'data_root {self.data_root}: {kind}. {self.download_hint}')
         root, folder, layout = self._layout()
         if layout == 'nuscenes' and (tables := NuScenesSweeps.find(root)) is not None:
             paths: Sequence[str] = tables.split_paths(self.split)
@@ -291,12 +228,3 @@ class PointSweepDataset(Dataset):
             level=logging.WARNING if warn else logging.INFO,
         )
         return paths
-
-
-def _take(paths: Sequence[str], indices: int | Sequence[int] | None) -> Sequence[str]:
-    if indices is None:
-        return paths
-    chosen = range(indices) if isinstance(indices, int) else [int(i) for i in indices]
-    if not len(chosen) or min(chosen) < 0 or max(chosen) >= len(paths):
-        raise ValueError(f'indices={indices}: there are {len(paths)} sweeps, from 0')
-    return [paths[i] for i in chosen]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mmjepa
-from mmjepa.datasets.point_files import BadSampleError
+from mmjepa.datasets.bad_sample import BadSampleError
 
 from .checkpoint import CheckpointError
 from .config import ConfigError

@@ -55,6 +55,8 @@ class PhasedScheduler(_ParamScheduler):
             that per-group multipliers and ``--auto-scale-lr`` hold); otherwise they are absolute
             (default for the others).
         end: T, filled in by the runner.
+        first: number of the first iteration: 1 as in I-JEPA's code, whose last step has the last
+            value; 0 (default) starts with the first value.
         by_epoch: must be False.
         last_step: as in MMEngine.
         verbose: as in MMEngine.
@@ -69,6 +71,7 @@ class PhasedScheduler(_ParamScheduler):
         param_name: str,
         phases: Sequence[dict],
         relative: bool | None = None,
+        first: int = 0,
         end: int = 1,
         by_epoch: bool = False,
         last_step: int = -1,
@@ -86,6 +89,7 @@ class PhasedScheduler(_ParamScheduler):
         if relative is None:
             relative = param_name in ('lr', 'weight_decay')
         self.relative = relative
+        self.first = first
         super().__init__(
             optimizer,
             'betas' if self.first_beta else param_name,
@@ -97,7 +101,7 @@ class PhasedScheduler(_ParamScheduler):
 
     def value_at(self, iteration: int) -> float:
         """Factor or value at an iteration."""
-        progress = iteration / self.end
+        progress = (iteration + self.first) / self.end
         begin = 0.0
         for phase in self.phases:
             if progress < phase['until'] or phase['until'] == 1:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from toy_images import anonymise, write_toy_images
 from toy_lidar import TINY_RANGE, TOY_VOXEL, write_toy_sweeps
 
 from mmjepa.engine.config import load_config
@@ -92,7 +93,44 @@ def _bev_masks_not_empty(model: Any, inputs: dict) -> bool:
     return all(bool((classes == kind).any(1).all()) for kind in range(4))
 
 
+def _patches_not_empty(model: Any, inputs: dict) -> bool:
+    masks = model.inspect(inputs)['masks']
+    hidden = torch.zeros(len(masks.context), 64, dtype=torch.bool)
+    hidden.scatter_(1, masks.targets.flatten(1), True)
+    return masks.context.shape[1] > 0 and not hidden.gather(1, masks.context).any()
+
+
+def _image_case(config: str) -> Case:
+    return Case(
+        config=config,
+        options=dict(
+            arch=[32, 2, 2, 64],
+            predictor_depth=1,
+            predictor_width=32,
+            batch_size=2,
+            num_workers=0,
+            max_iters=4,
+            log_interval=2,
+        ),
+        make_data=lambda root: write_toy_images(root, 7),
+        remove_labels=anonymise,
+        hidden_and_visible=_patches_not_empty,
+        host_reads=1,  # masks are drawn on the host
+        impossible=[
+            dict(num_targets=0),
+            dict(target_scale=(0.0, 0.2)),
+            dict(target_aspect=(2.0, 1.0)),
+            dict(context_scale=(0.5, 1.5)),
+            dict(min_keep=-1),
+            dict(sampling='random'),
+            dict(min_keep=10, grid=(6, 6)),
+        ],
+    )
+
+
 CASES = {
+    'IJEPA': _image_case('configs/ijepa/vit_tiny4_cifar10.py'),
+    'DMTJEPA': _image_case('configs/dmt_jepa/vit_tiny4_cifar10.py'),
     'ADLJEPA': Case(
         config='configs/adl_jepa/kitti.py',
         options=dict(

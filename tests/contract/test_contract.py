@@ -131,7 +131,7 @@ def test_target_no_grad(case):
     assert all(p.grad is None and not p.requires_grad for p in inner.parameters())
     cfg = case.load(case.root).optim_wrapper
     constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(cfg.pop('constructor'))
-    optimizer = constructor(cfg)(model).optimizer
+    optimizer = constructor(cfg, cfg.pop('paramwise_cfg', None))(model).optimizer
     mine = {id(p) for g in optimizer.param_groups for p in g['params']}
     assert not mine & {id(p) for p in inner.parameters()}
     assert mine == {id(p) for p in model.parameters() if p.requires_grad}

@@ -63,7 +63,7 @@ def test_own_objects_count(root):
 
 
 def test_bank_is_cached_and_repaired(root, monkeypatch):
-    from mmjepa.datasets.sweep_index import cache_dir
+    from mmjepa.datasets.file_index import cache_dir
 
     first = GTSampling(root).bank
     with monkeypatch.context() as patch:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mmjepa.datasets import PointSweepDataset
+from mmjepa.datasets.file_index import cache_dir
 from mmjepa.datasets.nuscenes_sweeps import NuScenesSweeps
-from mmjepa.datasets.sweep_index import cache_dir
 from mmjepa.engine.config import load_config
 from mmjepa.registry import DATASETS
 

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mmjepa.datasets import BadSampleError, PointSweepDataset, jepa_collate, point_sweeps
+from mmjepa.datasets import (
+    BadSampleError,
+    PointSweepDataset,
+    jepa_collate,
+    point_sweeps,
+    sample_dataset,
+)
 from mmjepa.engine.config import load_config
 from mmjepa.registry import DATASETS
 
@@ -29,10 +35,11 @@ PIPELINE = [
 def said(monkeypatch):
     """Log lines of the dataset, as (level, text)."""
     lines = []
-    monkeypatch.setattr(
-        point_sweeps, 'print_log',
-        lambda text, logger=None, level=logging.INFO: lines.append((level, text)),
-    )  # fmt: skip
+    for module in (point_sweeps, sample_dataset):
+        monkeypatch.setattr(
+            module, 'print_log',
+            lambda text, logger=None, level=logging.INFO: lines.append((level, text)),
+        )  # fmt: skip
     return lines
 
 

@@ -5,14 +5,9 @@ import time
 
 import pytest
 
-from mmjepa.datasets import sweep_index
-from mmjepa.datasets.sweep_index import (
-    PathList,
-    atomic_write,
-    cache_dir,
-    scan_sweeps,
-    select_split,
-)
+from mmjepa.datasets import file_index
+from mmjepa.datasets.file_index import PathList, atomic_write, cache_dir
+from mmjepa.datasets.sweep_index import scan_sweeps, select_split
 
 
 def touch(*paths):
@@ -58,7 +53,7 @@ def test_scan_is_cached_until_a_folder_changes(tmp_path, monkeypatch):
     age(root)
     first = list(scan_sweeps(root))
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_index, '_walk', lambda root: pytest.fail('scanned again'))
+        patch.setattr(file_index, '_walk', lambda *_: pytest.fail('scanned again'))
         assert list(scan_sweeps(root)) == first
     touch(root / 'a/3.bin')
     assert list(scan_sweeps(root)) == [*first, 'a/3.bin']

@@ -127,16 +127,40 @@ def test_other_voxel_size_is_refused_unless_told(run, pretrained):
             assert same(runner.bare_model.middle_encoder, online)
 
 
-def test_truncated_file_and_foreign_keys(run, pretrained, tmp_path):
-    path, *_ = pretrained()
-    short = tmp_path / 'short.pth'
-    short.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(CheckpointError, match='truncated'):
-        run(LoadEncoderHook(str(short))).call_hook('before_train')
-    other = tmp_path / 'vit.pth'
-    torch.save(dict(state_dict={'encoder.blocks.0.weight': torch.ones(2)}), other)
-    with pytest.raises(CheckpointError, match=r'vit.pth gives no encoder for middle_encoder'):
-        run(LoadEncoderHook(str(other)), 'run2').call_hook('before_train')
+@pytest.mark.parametrize('content', ['truncated', 'vit', 'nothing', 'wide'])
+def test_files_that_cannot_be_it_are_named_with_a_remedy(run, pretrained, tmp_path, content):
+    path = tmp_path / f'{content}.pth'
+    message = dict(
+        truncated=r'no encoder for middle_encoder: .* is truncated, .*central directory. Fetch',
+        vit=r'no encoder for middle_encoder: .*method IJEPA, keys such as encoder.blocks.*adl_jepa',
+        nothing=r'no sparse voxel encoder \(method unknown, keys such as a.b\).*from scratch',
+        wide=r'does not fit: .* 71/72 tensors match; 1 mismatched: conv_input.*values a point',
+    )[content]
+    good, *_ = pretrained('wide.pth', in_channels=5 if content == 'wide' else 4)
+    weight = torch.ones(2)
+    if content == 'truncated':
+        path.write_bytes(good.read_bytes()[:2000])
+    elif content == 'vit':
+        meta = dict(method='IJEPA')
+        torch.save(dict(meta=meta, state_dict={'encoder.blocks.0.weight': weight}), path)
+    elif content == 'nothing':
+        torch.save({'a.b': weight}, path)
+    runner = run(LoadEncoderHook(str(path)))
+    before = {k: v.clone() for k, v in runner.bare_model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=f'jepa_checkpoint={path} .*{message}'):
+        runner.call_hook('before_train')
+    assert all(torch.equal(v, before[k]) for k, v in runner.bare_model.state_dict().items())
+
+
+def test_absent_file_and_wrong_half_are_told_in_the_config_s_terms(run, pretrained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'jepa_checkpoint: no checkpoint file at .*x.pth'):
+        run(LoadEncoderHook(str(tmp_path / 'x.pth'))).call_hook('before_train')
+    _, online, _ = pretrained()
+    bare = tmp_path / 'bare.pth'
+    torch.save({f'middle_encoder.{k}': v for k, v in online.state_dict().items()}, bare)
+    hook = LoadEncoderHook(str(bare), which='target')
+    with pytest.raises(CheckpointError, match=r'bare.pth gives no encoder .*export_checkpoint'):
+        run(hook, 'target').call_hook('before_train')
 
 
 def test_missing_module_names_those_that_are_there(run):

@@ -1,6 +1,7 @@
 """Transforms: callables from a ``results`` dict to a ``results`` dict."""
 
 from .gt_sampling import GTSampling
+from .images import LoadCroppedImage, RandomFlipImage, ResizeCenterCrop
 from .loading import AggregateSweeps, LoadPoints
 from .packing import PackJEPAInputs
 from .points import (
@@ -17,10 +18,13 @@ __all__ = [
     'CropToCameraView',
     'GTSampling',
     'GlobalRotScale',
+    'LoadCroppedImage',
     'LoadPoints',
     'NormalizeIntensity',
     'PackJEPAInputs',
     'PointShuffle',
     'PointsRangeFilter',
+    'RandomFlipImage',
     'RandomFlipPoints',
+    'ResizeCenterCrop',
 ]

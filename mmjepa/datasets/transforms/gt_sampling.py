@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from mmjepa.registry import TRANSFORMS
 
+from ..file_index import atomic_write, cache_file
 from ..kitti import KittiCalib, KittiObjects, points_in_boxes
 from ..point_files import read_points
-from ..sweep_index import atomic_write, cache_file, read_split
+from ..sweep_index import read_split
 
 COUNTS = {'Car': 20, 'Pedestrian': 15, 'Cyclist': 15}
 

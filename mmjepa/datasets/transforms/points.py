@@ -13,8 +13,8 @@ import numpy as np
 
 from mmjepa.registry import TRANSFORMS
 
+from ..bad_sample import BadSampleError
 from ..kitti import DEFAULT_IMAGE_HW, KittiCalib, png_size
-from ..point_files import BadSampleError
 from ..worker_log import log_once
 
 

@@ -66,13 +66,20 @@ class TargetUpdateHook(Hook):
         self._active = target.moves
         if not self._active:
             return
-        self._target, self._online = _paired(
-            'parameters', target.encoder.named_parameters(), model.encoder.named_parameters()
-        )
         self._buffer_policy = target.buffer_policy
-        self._target_buffers, self._online_buffers = _paired(
-            'buffers', target.encoder.named_buffers(), model.encoder.named_buffers()
-        )
+        self._target, self._online = [], []
+        self._target_buffers, self._online_buffers = [], []
+        for copied, source in ((target.encoder, model.encoder), (target.head, model.head)):
+            if copied is None:
+                continue
+            theirs, ours = _paired(
+                'parameters', copied.named_parameters(), source.named_parameters()
+            )
+            self._target += theirs
+            self._online += ours
+            theirs, ours = _paired('buffers', copied.named_buffers(), source.named_buffers())
+            self._target_buffers += theirs
+            self._online_buffers += ours
         self._handle = optimizer.register_step_post_hook(self._on_step)
         target.has_updater = True
 

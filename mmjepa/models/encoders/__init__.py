@@ -1,5 +1,6 @@
 """Encoders."""
 
+from .jepa_vit import JEPAViT
 from .sparse_voxel_encoder import SparseVoxelEncoder
 
-__all__ = ['SparseVoxelEncoder']
+__all__ = ['JEPAViT', 'SparseVoxelEncoder']

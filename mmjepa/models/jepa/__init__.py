@@ -2,5 +2,7 @@
 
 from .ad_l_jepa import ADLJEPA
 from .base import BaseJEPA
+from .dmt_jepa import DMTJEPA
+from .ijepa import IJEPA
 
-__all__ = ['ADLJEPA', 'BaseJEPA']
+__all__ = ['ADLJEPA', 'DMTJEPA', 'IJEPA', 'BaseJEPA']

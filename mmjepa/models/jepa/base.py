@@ -31,6 +31,7 @@ class BaseJEPA(BaseModel):
         loss: loss module.
         data_preprocessor: moves to the device, normalises, voxelises.
         init_cfg: as in ``mmengine.model.BaseModule``.
+        head: on top of the context encoder, not exported; an EMA target gets a copy of it, too.
 
     Attributes:
         contract: rules of ``tests/contract`` that don't apply, with the reason.
@@ -47,6 +48,7 @@ class BaseJEPA(BaseModel):
         loss: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list | None = None,
+        head: dict | nn.Module | None = None,
     ):
         # built here: MMEngine's base class would look in its own registry only
         super().__init__(data_preprocessor=_build(data_preprocessor), init_cfg=init_cfg)
@@ -55,7 +57,8 @@ class BaseJEPA(BaseModel):
         self.mask_generator = _build(mask_generator)
         self.loss_module = _build(loss)
         self.target = _build(target)
-        self.target.attach(self.encoder)
+        self.head = _build(head)
+        self.target.attach(self.encoder, self.head)
         # filled by `record` while a monitor asks for it
         self.capture = False
         self.captured: dict[str, Tensor] = {}
@@ -63,7 +66,7 @@ class BaseJEPA(BaseModel):
     def init_weights(self) -> None:
         """Initialise, then give a copied target the context encoder's weights."""
         super().init_weights()
-        self.target.sync(self.encoder)
+        self.target.sync(self.encoder, self.head)
 
     def forward(self, inputs: Any, data_samples: list | None = None, mode: str = 'tensor') -> Any:
         """MMEngine's entry.

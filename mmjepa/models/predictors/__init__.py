@@ -1,5 +1,6 @@
 """Predictors."""
 
 from .bev_conv import BEVConvPredictor
+from .vit import ViTPredictor
 
-__all__ = ['BEVConvPredictor']
+__all__ = ['BEVConvPredictor', 'ViTPredictor']

@@ -1,6 +1,7 @@
 """Data preprocessors."""
 
+from .image import ImagePreprocessor
 from .jepa import JEPAPreprocessor
 from .voxel import VoxelPreprocessor
 
-__all__ = ['JEPAPreprocessor', 'VoxelPreprocessor']
+__all__ = ['ImagePreprocessor', 'JEPAPreprocessor', 'VoxelPreprocessor']

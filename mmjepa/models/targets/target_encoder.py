@@ -66,6 +66,7 @@ class TargetEncoder(nn.Module):
         self.buffer_policy = buffers
         self.encoder = MODELS.build(encoder) if isinstance(encoder, dict) else encoder
         self.transform = MODELS.build(transform) if isinstance(transform, dict) else transform
+        self.head: nn.Module | None = None
         self._is_copy = False
         self.has_updater = False  # set by TargetUpdateHook while it is at work
 
@@ -74,25 +75,35 @@ class TargetEncoder(nn.Module):
         """Whether the target needs ``TargetUpdateHook``."""
         return self.policy == 'ema'
 
-    def attach(self, online: nn.Module) -> None:
-        """Copy the initialised context encoder where the policy wants a copy."""
-        if self.policy in ('ema', 'frozen') and self.encoder is None:
-            self.encoder = copy.deepcopy(online)
-            self._is_copy = True
-        if self.encoder is not None:
-            self.encoder.requires_grad_(False)
-            self.train(self.training)
+    @property
+    def lets_gradient_through(self) -> bool:
+        """Whether targets are made with gradient."""
+        return self.policy == 'online_grad' and torch.is_grad_enabled()
 
-    def sync(self, online: nn.Module) -> None:
+    def attach(self, online: nn.Module, head: nn.Module | None = None) -> None:
+        """Copy the initialised context encoder, and its head, where the policy wants a copy."""
+        if self.policy in ('ema', 'frozen') and self.encoder is None:
+            self.encoder, self.head = copy.deepcopy(online), copy.deepcopy(head)
+            self._is_copy = True
+        for part in self._parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def _parts(self) -> list[nn.Module]:
+        return [part for part in (self.encoder, self.head) if part is not None]
+
+    def sync(self, online: nn.Module, head: nn.Module | None = None) -> None:
         """Take over the context encoder's weights and buffers (before the first step)."""
-        if self._is_copy and self.encoder is not None:
-            self.encoder.load_state_dict(online.state_dict())
+        if self._is_copy:
+            for part, source in zip(self._parts(), (online, head), strict=False):
+                assert source is not None
+                part.load_state_dict(source.state_dict())
 
     def train(self, mode: bool = True) -> 'TargetEncoder':
-        """Set the mode of everything but the copy, which keeps ``self.mode``."""
+        """Set the mode of everything but the copies, which keep ``self.mode``."""
         super().train(mode)
-        if self.encoder is not None:
-            self.encoder.train(self.mode == 'train')
+        for part in self._parts():
+            part.train(self.mode == 'train')
         return self
 
     def forward(
@@ -106,8 +117,7 @@ class TargetEncoder(nn.Module):
             method: method of the encoder to call.
             **kwargs: passed on with ``args``.
         """
-        grad = self.policy == 'online_grad' and torch.is_grad_enabled()
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(self.lets_gradient_through):
             if self.policy == 'data':
                 assert self.transform is not None
                 return self.transform(*args, **kwargs)

@@ -1,0 +1,108 @@
+"""DMT-JEPA, ViT-Ti/4, CIFAR-10 at its own 32 x 32 pixels, as folders of images.
+
+    python tools/train.py configs/dmt_jepa/vit_tiny4_cifar10.py --amp   # one GPU
+    python tools/train.py configs/dmt_jepa/vit_tiny4_cifar10.py --cfg-options max_iters=1500 batch_size=64
+
+`data/cifar10/{train,test}/<class>/*.jpg`. Our own small recipe: 8 x 8 patches, a context of at
+least 5 of them, a predictor of 3 blocks, batch 256, 100 epochs, 10 of them warm-up.
+"""
+
+_base_ = ['../_base_/default_runtime.py', '../_base_/vit_adamw.py']
+
+data_root = 'data/cifar10'
+split = 'train'
+batch_size = 256  # a process
+num_workers = 4
+max_epochs = 100
+max_iters = None  # wins over max_epochs
+warmup = 10 / 100  # of the run
+seed = 0
+accumulate = 1
+log_interval = 50
+on_error = 'raise'  # 'skip' leaves broken files out and counts them
+
+arch = 'tiny'
+img_size = 32
+patch_size = 4
+predictor_depth = 3
+predictor_width = 96
+crop_scale = (0.3, 1.0)
+min_keep = 4
+sampling = 'released'  # of masks; or 'corrected'
+window, k, border = 3, 4, 'clip'  # neighbours of a patch; 'block' or 'wrap' at borders
+
+model = dict(
+    type='DMTJEPA',
+    data_preprocessor=dict(type='ImagePreprocessor'),
+    encoder=dict(type='JEPAViT', arch=arch, img_size=img_size, patch_size=patch_size),
+    target=dict(type='TargetEncoder', policy='ema'),
+    predictor=dict(type='ViTPredictor', channels=predictor_width, depth=predictor_depth),
+    mask_generator=dict(
+        type='MultiBlockMaskGenerator',
+        num_targets=4,
+        target_scale=(0.15, 0.2),
+        target_aspect=(0.75, 1.5),
+        context_scale=(0.85, 1.0),
+        min_keep=min_keep,
+        sampling=sampling,
+    ),
+    head=dict(type='AggregationHead'),
+    neighbours=dict(type='NeighbourTargets', window=window, k=k, border=border),
+    loss=dict(type='RegressionLoss', kind='smooth_l1'),
+)
+
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=num_workers > 0,
+    collate_fn=dict(type='mmjepa.jepa_collate', stack=['image']),
+    dataset=dict(
+        type='ImageFolderDataset',
+        data_root=data_root,
+        split=split,
+        on_error=on_error,
+        pipeline=[
+            dict(type='LoadCroppedImage', size=img_size, scale=crop_scale),
+            dict(type='PackJEPAInputs', keys=['image']),
+        ],
+    ),
+)
+
+optim_wrapper = dict(optimizer=dict(lr=1e-3), accumulative_counts=accumulate)
+param_scheduler = [
+    dict(
+        type='PhasedScheduler',
+        param_name='lr',
+        first=1,
+        phases=[
+            dict(until=warmup, start=0.2, stop=1.0, curve='linear'),
+            dict(until=1.0, start=1.0, stop=1e-3),
+        ],
+    ),
+    dict(
+        type='PhasedScheduler',
+        param_name='weight_decay',
+        first=1,
+        phases=[dict(until=1.0, start=1.0, stop=10.0)],
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=256)
+train_cfg = dict(type='JEPATrainLoop', max_epochs=max_epochs, max_iters=max_iters)
+randomness = dict(seed=seed)
+
+default_hooks = dict(
+    runtime_info=dict(interval=log_interval),
+    logger=dict(interval=log_interval),
+    checkpoint=dict(
+        by_epoch=max_iters is None,
+        interval=10 if max_iters is None else max(1, max_iters // 3),
+    ),
+)
+custom_hooks = [
+    dict(type='TargetUpdateHook', momentum=(0.996, 1.0), curve='linear'),
+    dict(type='CollapseMonitorHook', interval=log_interval),
+    dict(type='LossGuardHook'),
+    dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
+]
+log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)
