@@ -1,13 +1,18 @@
-"""Probe a frozen encoder: can a simple classifier read object classes from its features?
+"""Probe a frozen encoder: can a simple classifier read classes from its features?
 
 Examples:
     python tools/probe.py configs/adl_jepa/kitti.py work_dirs/adl_jepa/kitti/epoch_30.pth
     python tools/probe.py CONFIG CHECKPOINT --protocol knn linear --seeds 0 1 2
     python tools/probe.py CONFIG none --protocol linear --arms untrained handmade
     python tools/probe.py CONFIG CHECKPOINT --classes Car Pedestrian Cyclist Van --merge Truck=Van
+    python tools/probe.py configs/ijepa/vit_tiny4_cifar10.py runs/{seed}/last.pth --seeds 0 1 2
+    python tools/probe.py CONFIG CHECKPOINT --protocol knn linear attentive --which online --amp
 
-Cells of the BEV grid that hold points are labelled by boxes (KITTI labels); training and
-validation frames come from ImageSets. The table is printed, and written as JSON and CSV.
+What the config's model eats decides what is classified. LiDAR: cells of the BEV grid that hold
+points, labelled by boxes (KITTI labels); training and validation frames come from ImageSets.
+Images: whole images, <data_root>/{train,test or val}/<class>/<image>; k, heads and learning
+rates are chosen on a tenth of the training images, never on test ones. The table is printed,
+and written as JSON and CSV.
 """
 
 import os
@@ -18,17 +23,26 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import argparse
 from pathlib import Path
 
-from mmjepa.engine.config import OptionAction, default_work_dir, load_config
+from mmjepa.engine.config import ConfigError, OptionAction, default_work_dir, load_config
 from mmjepa.engine.errors import one_line_errors
+from mmjepa.evaluation.functional.heads import HeadSchedule
 from mmjepa.evaluation.probes import (
     ARMS,
+    ENCODERS,
     PROTOCOLS,
+    SAMPLE_PROTOCOLS,
     BEVProbeSettings,
     CellRule,
     ProtocolSettings,
+    SampleProbeSettings,
+    SampleProtocolSettings,
+    format_samples,
     format_table,
+    input_kind,
     probe_bev_cells,
+    probe_samples,
     write_results,
+    write_samples,
 )
 from mmjepa.evaluation.progress import TerminalProgress
 
@@ -37,75 +51,161 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='pre-training config')
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='pre-training config')
+    add(
         'checkpoint',
         help="weights, or 'none' for the baselines alone; {seed} in the path is filled in for each "
         'seed (one pre-training run for each)',
     )
-    parser.add_argument('--protocol', nargs='+', choices=[*PROTOCOLS, 'both'], default=['knn'])
-    parser.add_argument(
-        '--arms', nargs='+', choices=ARMS, default=['untrained', 'handmade', 'checkpoint']
+    add(
+        '--protocol',
+        nargs='+',
+        choices=[*SAMPLE_PROTOCOLS, 'both'],
+        default=['knn'],
+        help="'both' is knn and linear; attentive: images",
     )
-    parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[0], help='of untrained weights and chosen cells'
+    add(
+        '--arms',
+        nargs='+',
+        choices=ARMS,
+        help='default: untrained, checkpoint, and handmade for LiDAR, which alone has it',
     )
-    parser.add_argument('--data-root', help="labelled KITTI folder (default: the config's)")
-    parser.add_argument('--train-split', default='train')
-    parser.add_argument('--val-split', default='val')
-    parser.add_argument('--max-train-frames', type=int)
-    parser.add_argument('--max-val-frames', type=int)
-    parser.add_argument('--classes', nargs='+', default=list(CellRule().classes))
-    parser.add_argument(
-        '--merge', nargs='+', default=[], metavar='TYPE=CLASS', help='such as Van=Car Truck=Car'
+    add(
+        '--seeds',
+        nargs='+',
+        type=int,
+        default=[0],
+        help='of untrained weights, chosen cells, held-out images, and order of images',
     )
-    parser.add_argument('--purity', type=float, default=CellRule().purity)
-    parser.add_argument('--min-box-points', type=int, default=1)
-    parser.add_argument('--cells-per-class', type=int, default=10_000, help='at most, for training')
-    parser.add_argument('--val-cells-per-class', type=int, default=10_000, help='at most')
-    parser.add_argument(
-        '--unbalanced', action='store_true', help='all cells; default: as many of every class'
+    add('--data-root', help="labelled folder (default: the config's)")
+    add('--train-split', default='train')
+    add(
+        '--val-split',
+        '--test-split',
+        help='default: val for LiDAR; of images, whichever of test and val is there',
     )
-    parser.add_argument('--calibration-frames', type=int, default=200, help='at most')
-    parser.add_argument('--k', type=int, default=20)
-    parser.add_argument('--temperature', type=float, default=0.07)
-    parser.add_argument(
-        '--standardise', action='store_true', help='standardise the features of every arm for kNN'
+    add('--max-train-frames', '--max-train-samples', type=int)
+    add('--max-val-frames', '--max-test-samples', type=int)
+    add('--k', type=int, nargs='+', help='default: 20; images: chosen from 10 20 100 200')
+    add('--temperature', type=float, default=0.07)
+    add(
+        '--batch-size',
+        type=int,
+        help="sweeps (default 2) or images (default: the config's) at a time",
     )
-    parser.add_argument('--batch-size', type=int, default=2, help='sweeps at a time')
-    parser.add_argument('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
-    parser.add_argument('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
-    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
+    add('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
+    add('--cfg-options', nargs='+', action=OptionAction, default={})
+    parser.set_defaults(own={'points': _lidar_options(parser), 'images': _image_options(parser)})
     return parser.parse_args(argv)
 
 
+def _lidar_options(parser):
+    """Options that only BEV cells have; name -> default."""
+    group = parser.add_argument_group('LiDAR')
+    add = group.add_argument
+    add('--classes', nargs='+', default=list(CellRule().classes))
+    add('--merge', nargs='+', default=[], metavar='TYPE=CLASS', help='such as Van=Car Truck=Car')
+    add('--purity', type=float, default=CellRule().purity)
+    add('--min-box-points', type=int, default=1)
+    add('--cells-per-class', type=int, default=10_000, help='at most, for training')
+    add('--val-cells-per-class', type=int, default=10_000, help='at most')
+    add('--unbalanced', action='store_true', help='all cells; default: as many of every class')
+    add('--calibration-frames', type=int, default=200, help='at most')
+    add('--standardise', action='store_true', help='standardise features of every arm for kNN')
+    return {action.dest: action.default for action in group._group_actions}
+
+
+def _image_options(parser):
+    """Options that only whole samples have; name -> default."""
+    group = parser.add_argument_group('images')
+    add = group.add_argument
+    add(
+        '--which',
+        choices=ENCODERS,
+        default='auto',
+        help='encoder; auto: the EMA target where there is one, as the papers evaluate',
+    )
+    add(
+        '--layers',
+        nargs='+',
+        type=int,
+        choices=(1, 4),
+        help='last layers to read; with both (the default) linear heads choose, others read one',
+    )
+    add('--amp', action='store_true', help='features in bfloat16')
+    add('--epochs', type=int, help='of linear (default 50) and attentive probes (20)')
+    add('--cache-dir', help='for features (default: features/ in the work dir)')
+    add('--no-cache', action='store_true', help='keep no features on disk')
+    return {action.dest: action.default for action in group._group_actions}
+
+
+def refuse_foreign(args, kind):
+    """An option of the other kind of input would do nothing."""
+    for other, options in args.own.items():
+        given = [name for name, default in options.items() if getattr(args, name) != default]
+        if other != kind and given:
+            option = '--' + given[0].replace('_', '-')
+            raise ConfigError(f'{option} is for {other}; {args.config} reads {kind}: leave it out')
+
+
+def protocols_of(args):
+    return PROTOCOLS if 'both' in args.protocol else tuple(dict.fromkeys(args.protocol))
+
+
 def settings_of(args):
+    """For BEV cells."""
     pairs = [text.partition('=') for text in args.merge]
     if any(not (source and sign and target) for source, sign, target in pairs):
         raise SystemExit(f'--merge takes TYPE=CLASS, got {" ".join(args.merge)}')
+    if args.k and len(args.k) > 1:
+        raise SystemExit(f'--k takes one number for LiDAR, got {" ".join(map(str, args.k))}')
     rule = CellRule(
         classes=tuple(args.classes),
         merge={source: target for source, _, target in pairs},
         purity=args.purity,
         min_box_points=args.min_box_points,
     )
-    protocols = PROTOCOLS if 'both' in args.protocol else tuple(dict.fromkeys(args.protocol))
     return BEVProbeSettings(
-        protocols=protocols,
-        arms=tuple(dict.fromkeys(args.arms)),
+        protocols=protocols_of(args),
+        arms=tuple(dict.fromkeys(args.arms or ['untrained', 'handmade', 'checkpoint'])),
         seeds=tuple(args.seeds),
         rule=rule,
         train_per_class=args.cells_per_class,
         val_per_class=args.val_cells_per_class,
         train_split=args.train_split,
-        val_split=args.val_split,
+        val_split=args.val_split or 'val',
         max_train_frames=args.max_train_frames,
         max_val_frames=args.max_val_frames,
         calibration_frames=args.calibration_frames,
-        batch_size=args.batch_size,
+        batch_size=2 if args.batch_size is None else args.batch_size,
         equal_classes=not args.unbalanced,
         standardise=args.standardise,
-        protocol=ProtocolSettings(k=args.k, temperature=args.temperature),
+        protocol=ProtocolSettings(k=args.k[0] if args.k else 20, temperature=args.temperature),
+    )
+
+
+def sample_settings_of(args):
+    """For whole samples."""
+    numbers = dict(temperature=args.temperature)
+    if args.k:
+        numbers['ks'] = tuple(dict.fromkeys(args.k))
+    if args.epochs is not None:
+        numbers['linear'] = numbers['attentive'] = HeadSchedule(epochs=args.epochs)
+    return SampleProbeSettings(
+        protocols=protocols_of(args),
+        arms=tuple(dict.fromkeys(args.arms or ['untrained', 'checkpoint'])),
+        seeds=tuple(args.seeds),
+        which=args.which,
+        layers=None if args.layers is None else tuple(sorted(set(args.layers))),
+        train_split=args.train_split,
+        test_split=args.val_split,
+        max_train=args.max_train_frames,
+        max_test=args.max_val_frames,
+        batch_size=args.batch_size,
+        amp=args.amp,
+        protocol=SampleProtocolSettings(**numbers),
     )
 
 
@@ -117,6 +217,12 @@ def output_dir(args):
     return Path(default_work_dir(args.config))
 
 
+def cache_dir(args):
+    if args.no_cache:
+        return None
+    return Path(args.cache_dir) if args.cache_dir else output_dir(args) / 'features'
+
+
 def main(argv=None):
     import torch
 
@@ -124,17 +230,21 @@ def main(argv=None):
     device = args.device
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    checkpoint = None if args.checkpoint == 'none' else args.checkpoint
+    common = dict(device=device, data_root=args.data_root, progress=TerminalProgress())
     with one_line_errors():
-        results = probe_bev_cells(
-            load_config(args.config, args.cfg_options),
-            None if args.checkpoint == 'none' else args.checkpoint,
-            settings_of(args),
-            device=device,
-            data_root=args.data_root,
-            progress=TerminalProgress(),
-        )
-    print(format_table(results))
-    for path in write_results(results, output_dir(args)):
+        cfg = load_config(args.config, args.cfg_options)
+        kind = input_kind(cfg)
+        refuse_foreign(args, kind)
+        if kind == 'points':
+            results = probe_bev_cells(cfg, checkpoint, settings_of(args), **common)
+            table, write = format_table, write_results
+        else:
+            settings, folder = sample_settings_of(args), cache_dir(args)
+            results = probe_samples(cfg, checkpoint, settings, cache_dir=folder, **common)
+            table, write = format_samples, write_samples
+    print(table(results))
+    for path in write(results, output_dir(args)):
         print(f'written: {path}')
     return results
 

@@ -19,6 +19,7 @@ warmup = 40 / 600  # of the run
 seed = 0
 accumulate = 1
 log_interval = 50
+probe_interval = 0  # epochs (or iters) between kNN probes (needs a labelled test split); 0: none
 on_error = 'raise'  # 'skip' leaves broken files out and counts them
 
 arch = 'base'
@@ -93,6 +94,8 @@ default_hooks = dict(
     checkpoint=dict(
         by_epoch=max_iters is None,
         interval=25 if max_iters is None else max(1, max_iters // 3),
+        save_best='probe/knn' if probe_interval else None,
+        rule='greater' if probe_interval else None,
     ),
 )
 custom_hooks = [
@@ -101,5 +104,9 @@ custom_hooks = [
     dict(type='LossGuardHook'),
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
-]
+] + (
+    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=max_iters is None)]
+    if probe_interval
+    else []
+)
 log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)

@@ -7,99 +7,19 @@ Recipe of the release: AdamW, 2e-4 -> 1e-3 over 40 epochs -> 1e-6, weight decay 
 Under 72 hours on 16 A100 of 80 GB, says the paper.
 """
 
-_base_ = ['../_base_/default_runtime.py', '../_base_/vit_adamw.py']
+_base_ = ['./vit_base16_in1k.py']
 
-data_root = 'data/imagenet'
-split = 'train'
 batch_size = 128  # a process
-num_workers = 8
 max_epochs = 300
-max_iters = None  # wins over max_epochs
+max_iters = None
 warmup = 40 / 300  # of the run
-seed = 0
-accumulate = 1
-log_interval = 50
-on_error = 'raise'  # 'skip' leaves broken files out and counts them
-
 arch = 'huge'
-img_size = 224
 patch_size = 14
 predictor_depth = 12
-predictor_width = 384
-crop_scale = (0.3, 1.0)
-min_keep = 10
-sampling = 'released'  # of masks; or 'corrected'
 
-model = dict(
-    type='IJEPA',
-    data_preprocessor=dict(type='ImagePreprocessor'),
-    encoder=dict(type='JEPAViT', arch=arch, img_size=img_size, patch_size=patch_size),
-    target=dict(type='TargetEncoder', policy='ema'),
-    predictor=dict(type='ViTPredictor', channels=predictor_width, depth=predictor_depth),
-    mask_generator=dict(
-        type='MultiBlockMaskGenerator',
-        num_targets=4,
-        target_scale=(0.15, 0.2),
-        target_aspect=(0.75, 1.5),
-        context_scale=(0.85, 1.0),
-        min_keep=min_keep,
-        sampling=sampling,
-    ),
-    loss=dict(type='RegressionLoss', kind='smooth_l1'),
-)
-
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=num_workers > 0,
-    collate_fn=dict(type='mmjepa.jepa_collate', stack=['image']),
-    dataset=dict(
-        type='ImageFolderDataset',
-        data_root=data_root,
-        split=split,
-        on_error=on_error,
-        pipeline=[
-            dict(type='LoadCroppedImage', size=img_size, scale=crop_scale),
-            dict(type='PackJEPAInputs', keys=['image']),
-        ],
-    ),
-)
-
-optim_wrapper = dict(optimizer=dict(lr=1e-3), accumulative_counts=accumulate)
-param_scheduler = [
-    dict(
-        type='PhasedScheduler',
-        param_name='lr',
-        first=1,
-        phases=[
-            dict(until=warmup, start=0.2, stop=1.0, curve='linear'),
-            dict(until=1.0, start=1.0, stop=1e-3),
-        ],
-    ),
-    dict(
-        type='PhasedScheduler',
-        param_name='weight_decay',
-        first=1,
-        phases=[dict(until=1.0, start=1.0, stop=10.0)],
-    ),
-]
-auto_scale_lr = dict(enable=False, base_batch_size=2048)
-train_cfg = dict(type='JEPATrainLoop', max_epochs=max_epochs, max_iters=max_iters)
-randomness = dict(seed=seed)
-
-default_hooks = dict(
-    runtime_info=dict(interval=log_interval),
-    logger=dict(interval=log_interval),
-    checkpoint=dict(
-        by_epoch=max_iters is None,
-        interval=25 if max_iters is None else max(1, max_iters // 3),
-    ),
-)
-custom_hooks = [
-    dict(type='TargetUpdateHook', momentum=(0.996, 1.0), curve='linear'),
-    dict(type='CollapseMonitorHook', interval=log_interval),
-    dict(type='LossGuardHook'),
-    dict(type='SaveOnSignalHook'),
-    dict(type='SkippedSamplesHook'),
-]
-log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)
+model = dict(encoder=dict(arch=arch, patch_size=patch_size), predictor=dict(depth=predictor_depth))
+train_dataloader = dict(batch_size=batch_size)
+train_cfg = dict(max_epochs=max_epochs)
+schedules = _base_.param_scheduler
+phases = [dict(until=warmup, start=0.2, stop=1.0, curve='linear'), schedules[0]['phases'][1]]
+param_scheduler = [{**schedules[0], 'phases': phases}, schedules[1]]

@@ -39,7 +39,9 @@ class TerminalProgress:
         if not finished and now - self._last < self.interval:
             return
         self._last = now
-        text = f'{what}: {done}/{total} ({now - self._start:.0f} s)'
+        spent = now - self._start
+        left = f', {spent * (total - done) / done:.0f} s left' if 0 < done < total else ''
+        text = f'{what}: {done}/{total} ({spent:.0f} s{left})'
         if self.live:
             self.stream.write(f'\r\033[K{text}' + ('\n' if finished else ''))
         else:

@@ -6,7 +6,7 @@ from .load_encoder import LoadEncoderHook
 from .logger import JEPALoggerHook
 from .loss_guard import LossGuardHook
 from .native_spconv import NativeSpconvHook
-from .online_probe import OnlineBEVProbeHook
+from .online_probe import OnlineBEVProbeHook, OnlineProbeHook
 from .runtime_info import DeferredInfoHook
 from .signal import SaveOnSignalHook
 from .skipped_samples import SkippedSamplesHook
@@ -21,6 +21,7 @@ __all__ = [
     'LossGuardHook',
     'NativeSpconvHook',
     'OnlineBEVProbeHook',
+    'OnlineProbeHook',
     'SaveOnSignalHook',
     'SkippedSamplesHook',
     'TargetUpdateHook',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,22 +63,61 @@ def knn_predict(
 
     Source: Wu et al., arXiv 1805.01978; k and temperature as in DINO and AD-L-JEPA.
     """
-    _check(train_feats, train_labels, test_feats, k)
+    found = knn_predict_each(
+        train_feats, train_labels, test_feats, (k,), temperature, num_classes, chunk_size
+    )
+    return found[k]
+
+
+@torch.no_grad()
+def knn_predict_each(
+    train_feats: Tensor,
+    train_labels: Tensor,
+    test_feats: Tensor,
+    ks: Sequence[int],
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    chunk_size: int = 2048,
+) -> dict[int, Tensor]:
+    """:func:`knn_predict` for several numbers of neighbours, which are searched for once.
+
+    Args:
+        train_feats: (N, D) floating.
+        train_labels: (N,) int64 in [0, num_classes).
+        test_feats: (M, D) floating.
+        ks: Numbers of neighbours, each at most N or taken as N.
+        temperature: Of the vote weights.
+        num_classes: Number of classes; the largest label + 1 by default.
+        chunk_size: Test rows at a time.
+
+    Returns:
+        k -> (M,) int64 predicted classes.
+
+    Raises:
+        ValueError: As :func:`knn_predict`; no k.
+    """
+    if not ks:
+        raise ValueError('ks is empty; give at least one number of neighbours')
+    _check(train_feats, train_labels, test_feats, min(ks))
     if num_classes is None:
         num_classes = int(train_labels.max()) + 1
     train_DN = F.normalize(train_feats.float(), dim=1).T.contiguous()
-    k = min(k, train_DN.shape[1])
-    predictions = []
+    most = min(max(ks), train_DN.shape[1])
+    predictions: dict[int, list[Tensor]] = {k: [] for k in ks}
     for chunk in test_feats.split(chunk_size):
-        similarity, index = (F.normalize(chunk.float(), dim=1) @ train_DN).topk(k, dim=1)
-        votes = similarity.new_zeros(chunk.shape[0], num_classes)
+        if not len(chunk):
+            continue
+        similarity, index = (F.normalize(chunk.float(), dim=1) @ train_DN).topk(most, dim=1)
         # shifting by the largest similarity changes no vote and cannot overflow
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes.scatter_add_(1, train_labels[index], weights)
-        predictions.append(votes.argmax(dim=1))
-    if not predictions:
-        return train_labels.new_zeros(0)
-    return torch.cat(predictions)
+        for k in predictions:
+            votes = similarity.new_zeros(chunk.shape[0], num_classes)
+            votes.scatter_add_(1, train_labels[index[:, :k]], weights[:, :k])
+            predictions[k].append(votes.argmax(dim=1))
+    return {
+        k: torch.cat(parts) if parts else train_labels.new_zeros(0)
+        for k, parts in predictions.items()
+    }
 
 
 def per_class_accuracy(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,10 @@ class ProtocolResult:
     per_class: list[float]
     mean: float
     l2: float | None = None
+
+    def details(self) -> dict[str, Any]:
+        """What a run reports besides its accuracies; JSON-ready."""
+        return {'l2': self.l2}
 
 
 def run_protocol(

@@ -33,7 +33,7 @@ def summarise(runs: Sequence[tuple[int, ProtocolResult]]) -> dict[str, Any]:
         'std': math.sqrt(variance) if len(means) > 1 else None,
         'per_class': per_class,
         'runs': [
-            {'seed': s, 'mean': r.mean, 'per_class': r.per_class, 'l2': r.l2} for s, r in runs
+            {'seed': s, 'mean': r.mean, 'per_class': r.per_class, **r.details()} for s, r in runs
         ],
     }
 
@@ -53,9 +53,22 @@ def compare(arms: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
     return {'gain': gain, 'spread': spread, 'clear': None if spread is None else gain > 2 * spread}
 
 
-def _percent(value: float, width: int = 0) -> str:
+def percent(value: float, width: int = 0) -> str:
+    """A share in percent with one decimal, ``-`` for NaN, right-aligned."""
     text = '-' if math.isnan(value) else f'{100 * value:.1f}'
     return f'{text:>{width}}'
+
+
+def verdict_lines(results: Results, protocol: str) -> list[str]:
+    """Checkpoint against the untrained encoder in words: one line, or none."""
+    verdict = results['comparison'].get(protocol)
+    if not verdict:
+        return []
+    text = f'checkpoint - untrained: {100 * verdict["gain"]:+.1f} points'
+    if verdict['spread'] is not None:
+        word = 'more' if verdict['clear'] else 'NOT more'
+        text += f', {word} than twice the spread over seeds ({100 * verdict["spread"]:.1f})'
+    return [text]
 
 
 def format_table(results: Results) -> str:
@@ -72,16 +85,10 @@ def format_table(results: Results) -> str:
         heads = ''.join(f'{c:>{w}}' for c, w in zip(classes, widths, strict=True))
         lines.append(f'\n{protocol:<{arm_width}}{heads}{"mean":>8}{"+-":>7}')
         for arm, entry in arms.items():
-            cells = ''.join(_percent(v, w) for v, w in zip(entry['per_class'], widths, strict=True))
-            std = '' if entry['std'] is None else _percent(entry['std'])
-            lines.append(f'{arm:<{arm_width}}{cells}{_percent(entry["mean"], 8)}{std:>7}')
-        verdict = results['comparison'].get(protocol)
-        if verdict:
-            text = f'checkpoint - untrained: {100 * verdict["gain"]:+.1f} points'
-            if verdict['spread'] is not None:
-                word = 'more' if verdict['clear'] else 'NOT more'
-                text += f', {word} than twice the spread over seeds ({100 * verdict["spread"]:.1f})'
-            lines.append(text)
+            cells = ''.join(percent(v, w) for v, w in zip(entry['per_class'], widths, strict=True))
+            std = '' if entry['std'] is None else percent(entry['std'])
+            lines.append(f'{arm:<{arm_width}}{cells}{percent(entry["mean"], 8)}{std:>7}')
+        lines += verdict_lines(results, protocol)
     return '\n'.join(lines)
 
 
@@ -117,16 +124,23 @@ def write_results(
     Returns:
         The two paths.
     """
+    rows = [['protocol', 'arm', 'seed', 'mean', *results['classes'], 'l2']]
+    for protocol, arms in results['protocols'].items():
+        for arm, entry in arms.items():
+            for run in entry['runs']:
+                row = [run['seed'], run['mean'], *run['per_class'], run['l2']]
+                rows.append([protocol, arm, *row])
+    return write_files(results, rows, folder, stem)
+
+
+def write_files(
+    results: Results, rows: Sequence[Sequence[Any]], folder: str | Path, stem: str
+) -> list[Path]:
+    """Write everything as JSON and the rows as CSV; the two paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     json_path, csv_path = folder / f'{stem}.json', folder / f'{stem}.csv'
     json_path.write_text(json.dumps(_json_ready(results), indent=2, allow_nan=False) + '\n')
     with csv_path.open('w', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['protocol', 'arm', 'seed', 'mean', *results['classes'], 'l2'])
-        for protocol, arms in results['protocols'].items():
-            for arm, entry in arms.items():
-                for run in entry['runs']:
-                    row = [run['seed'], run['mean'], *run['per_class'], run['l2']]
-                    writer.writerow([protocol, arm, *row])
+        csv.writer(file).writerows(rows)
     return [json_path, csv_path]

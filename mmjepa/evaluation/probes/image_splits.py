@@ -1,0 +1,149 @@
+"""Labelled images for probes: class folders, read as they are evaluated. All that knows images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from .labelled import LabelledSplit, check_classes
+
+TEST_NAMES = ('test', 'val', 'validation')
+# sides of the image and of the cut from it, as ImageNet is evaluated
+RESIZE, CUT = 256, 224
+
+
+def image_side(model: Any) -> int:
+    """S of the square images that a model's encoder takes.
+
+    Raises:
+        ValueError: If they aren't squares, or the encoder doesn't say.
+    """
+    size = getattr(model.encoder, 'img_size', None)
+    sides = {size} if isinstance(size, int) else set(size or ())
+    if len(sides) != 1:
+        raise ValueError(
+            f'image probes need square images; img_size of {type(model.encoder).__name__} is {size}'
+        )
+    return int(sides.pop())
+
+
+def find_test_split(root: Path) -> str:
+    """Name of the folder with test images.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there are several.
+    """
+    there = [name for name in TEST_NAMES if (root / name).is_dir()]
+    if not there:
+        raise FileNotFoundError(
+            f'{root}: no labelled split {" or ".join(TEST_NAMES)} to score on; probes need '
+            f'{root}/train/<class>/<image> and {root}/test/<class>/<image> (names: --train-split, '
+            '--test-split)'
+        )
+    if len(there) > 1:
+        raise ValueError(f'{root} has the splits {", ".join(there)}: name one with --test-split')
+    return there[0]
+
+
+def _view(folder_data: Any, side: int) -> dict[str, Any]:
+    """The deterministic transform: whole images where all are of that size, else the centre."""
+    from mmjepa.datasets.image_files import read_bytes, read_header
+
+    sizes = set()
+    for i in np.linspace(0, len(folder_data) - 1, 32).round().astype(int):
+        path = folder_data.get_path(int(i))
+        sizes.add(read_header(read_bytes(path), path).size)
+    resize = side if sizes == {(side, side)} else round(side * RESIZE / CUT)
+    return dict(type='ResizeCenterCrop', size=side, resize=resize)
+
+
+class _LabelledImages(LabelledSplit):
+    def __init__(self, data: Any, labels: Any, classes: list[str], view: dict[str, Any]) -> None:
+        super().__init__(data.split, labels, classes)
+        self.data, self.view = data, view
+
+    def describe(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for i in range(len(self)):
+            path = self.data.get_path(i)
+            info = os.stat(path)
+            digest.update(f'{path}\0{info.st_size}\0{info.st_mtime_ns}\0'.encode())
+        files = {'count': len(self), 'sha256': digest.hexdigest()}
+        return {'transform': self.view, 'data_root': str(self.data.data_root), 'files': files}
+
+    def loader(self, settings: Mapping[str, Any], batch_size: int | None) -> DataLoader:
+        from mmengine.registry import DefaultScope
+
+        from mmjepa.datasets import jepa_collate
+        from mmjepa.registry import TRANSFORMS
+
+        with DefaultScope.overwrite_default_scope('mmjepa'):
+            steps = [self.view, dict(type='PackJEPAInputs', keys=['image'])]
+            self.data.pipeline = [TRANSFORMS.build(step) for step in steps]
+        return DataLoader(
+            self.data,
+            batch_size=batch_size or settings.get('batch_size', 64),
+            num_workers=settings.get('num_workers', 0),
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=partial(jepa_collate, stack=['image']),
+            generator=torch.Generator(),  # seeds of workers: not from the global one
+        )
+
+
+def image_splits(
+    model: Any,
+    data_root: str | Path,
+    train_split: str = 'train',
+    test_split: str | None = None,
+    max_train: int | None = None,
+    max_test: int | None = None,
+) -> tuple[LabelledSplit, LabelledSplit]:
+    """Training and test images, ``<data_root>/<split>/<class>/<image>``.
+
+    Args:
+        model: Says how large its images are.
+        data_root: The folder.
+        train_split: Name of the split that probes are fitted on.
+        test_split: Name of the one they are scored on; None: whichever of ``TEST_NAMES`` is there.
+        max_train: Most training images, evenly spread over the classes; None takes all.
+        max_test: Most test images, likewise.
+
+    Returns:
+        The two splits; damaged images raise when they are read.
+
+    Raises:
+        FileNotFoundError: If a split is missing.
+        ValueError: If it isn't labelled, has one class, or both are the same.
+    """
+    from mmjepa.datasets import ImageFolderDataset
+
+    root = Path(data_root).resolve()
+    if test_split is None and root.is_dir():
+        test_split = find_test_split(root)
+    test_split = test_split or TEST_NAMES[0]
+    if test_split == train_split:
+        raise ValueError(f'probes are fitted and scored on the split {train_split!r}: use two')
+    hint = f'Probes need {root}/{{{train_split},{test_split}}}/<class>/<image>'
+    found = []
+    classes: list[str] = []
+    view = None
+    for split, most in ((train_split, max_train), (test_split, max_test)):
+        data = ImageFolderDataset(root, split=split, download_hint=hint)
+        classes = classes or data.class_names
+        check_classes(classes, f'{root}, split {split!r}')
+        if most is not None and most < len(data):
+            picks = np.linspace(0, len(data) - 1, max(most, 1)).round().astype(int)
+            data = ImageFolderDataset(root, split=split, indices=[int(i) for i in picks])
+        # one view for both: that of the training images
+        view = view or _view(data, image_side(model))
+        found.append(_LabelledImages(data, data.labels(classes), classes, view))
+    return found[0], found[1]
