@@ -7,6 +7,7 @@ Fine-tuned models have a test set and metrics; a pre-trained encoder is probed i
 import argparse
 import os
 
+from mmjepa.engine.checkpoint import load_file
 from mmjepa.engine.config import (
     ConfigError,
     OptionAction,
@@ -17,6 +18,7 @@ from mmjepa.engine.config import (
 from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.finetune import check_info_files
 from mmjepa.engine.runner import build_runner
+from mmjepa.engine.trained_with import check_detector
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,6 +59,7 @@ def main(argv: list[str] | None = None) -> dict:
         cfg.runner_type = 'mmjepa.JEPARunner'  # MMEngine's own would load what fits and go on
         check_config(cfg)
         check_info_files(cfg, splits=['test'])
+        check_detector(load_file(args.checkpoint), cfg, args.checkpoint)
         return build_runner(cfg).test()
 
 

@@ -285,6 +285,7 @@ def _read_weights(
 ) -> Mapping[str, torch.Tensor]:
     """A detector's weights; what would fit by shape but mean something else is refused."""
     from mmjepa.engine.checkpoint import CheckpointError, find_state_dict, load_file
+    from mmjepa.engine.trained_with import check_classes
 
     content = load_file(checkpoint)
     state, _ = find_state_dict(content)
@@ -294,11 +295,6 @@ def _read_weights(
             'checkpoint is fine-tuned first: python tools/train.py '
             f'{cfg.filename or "CONFIG"} --cfg-options jepa_checkpoint={checkpoint}'
         )
-    trained = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes')
-    if trained is not None and list(trained) != list(classes):
-        raise CheckpointError(
-            f'{checkpoint} was trained on the classes {", ".join(trained)}, the config has '
-            f'{", ".join(classes)}: use the config in its work dir'
-        )
+    check_classes(content, classes, checkpoint)
     _warn_other_grid(cfg, content, checkpoint)
     return state

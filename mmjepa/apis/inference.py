@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,23 +48,14 @@ def _init_weights(model: Any) -> None:
 
 
 def _warn_other_grid(cfg: Config, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Weights fit any grid: say so when the config's isn't the one they were trained on."""
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    if not isinstance(text, str):
-        return
-    for node in ast.parse(text).body:  # read, not run
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        name = node.targets[0].id
-        if name in ('point_cloud_range', 'voxel_size') and name in cfg:
-            trained = ast.literal_eval(node.value)
-            if list(cfg[name]) != list(trained):
-                print_log(
-                    f'{path} was trained with {name}={trained}, the config says '
-                    f'{list(cfg[name])}: use the config in its work dir, or the same --cfg-options',
-                    'current',
-                    level=logging.WARNING,
-                )
+    from mmjepa.engine.trained_with import other_grid
+
+    for difference in other_grid(checkpoint, cfg):
+        print_log(
+            f'{path} was {difference}: use the config in its work dir, or the same --cfg-options',
+            'current',
+            level=logging.WARNING,
+        )
 
 
 def _load_weights(model: Any, checkpoint: str | Path, cfg: Config) -> None:

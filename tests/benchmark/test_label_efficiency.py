@@ -143,6 +143,16 @@ def test_examination_reads_configs_and_data(repo, data):
         batch_size=2,
     )
     told = examine.examine(asked)
+    split = data / 'ImageSets/train.txt'
+    names = split.read_text()
+    split.write_text(names + (data / 'ImageSets/val.txt').read_text())
+    with pytest.raises(ValueError, match='nothing is pre-trained on validation sweeps'):
+        examine.examine(asked)
+    split.write_text(names)
+    split.parent.rename(data / 'aside')
+    with pytest.raises(FileNotFoundError, match=r'train\.txt is missing'):
+        examine.examine(asked)
+    (data / 'aside').rename(split.parent)
     finetuning, pretraining = told.finetuning, told.pretraining['jepa']
     assert finetuning.frames == [1, 2, 4]
     assert finetuning.iterations == [320, 160, 160]  # epochs x frames / batch
@@ -249,7 +259,9 @@ def test_table_csv_and_curve(tmp_path, quick):
 def test_budget_counts_what_is_left(tmp_path, quick, monkeypatch):
     carry_out(plan(tmp_path, seeds=(1, 2)))
     times = iter([(0.5, 10.0, 0.0), (0.5, 10.0, 0.25)])
-    monkeypatch.setattr(budget, 'measure', lambda job, work_dir: next(times))
+    monkeypatch.setattr(
+        budget, 'measure', lambda job, work_dir, threads: next(times) if threads == 1 else None
+    )
     _, pretraining, cells, total, parallel = budget.budget_text(plan(tmp_path), 2).splitlines()
     assert pretraining.split()[2:] == ['1', '3,000', '0.500', '0:25:10']  # one seed is left
     # twice 810 + 50, 1610 + 50 and 4010 + 50 s

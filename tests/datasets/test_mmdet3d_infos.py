@@ -279,5 +279,6 @@ def test_verify_waymo(copied, tmp_path):
     (tmp_path / 'kitti_format/training/velodyne/1000001.bin').unlink()
     with pytest.raises(RuntimeError, match=r'1 of 2 sweeps are missing.*1000001\.bin'):
         verify_waymo(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r'no waymo_infos_\*\.pkl.*prints how'):
+    told = r'no waymo_infos_\*\.pkl.*run the converter first: tools/create_data.*prints how'
+    with pytest.raises(FileNotFoundError, match=told):
         verify_waymo(tmp_path / 'elsewhere')

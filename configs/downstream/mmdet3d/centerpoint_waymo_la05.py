@@ -1,4 +1,4 @@
-"""CenterPoint on Waymo with the first 5 % of the train frames and 120 epochs instead of 30."""
+"""CenterPoint on the first 5 % of every fifth Waymo train frame (1 % of Waymo), 120 epochs, not 30."""
 
 _base_ = ['./centerpoint_waymo.py']
 

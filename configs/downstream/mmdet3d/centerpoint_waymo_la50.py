@@ -1,4 +1,4 @@
-"""CenterPoint on Waymo with the first 50 % of the train frames and 60 epochs instead of 30."""
+"""CenterPoint on the first 50 % of every fifth Waymo train frame (10 % of Waymo), 60 epochs, not 30."""
 
 _base_ = ['./centerpoint_waymo.py']
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from .choices import FINETUNE
 from .plan import Job, Plan
 from .results import last_lines, results_of
-from .run import PAUSE, duration, kill, remaining, start
+from .run import PAUSE, duration, kill, remaining, start, threads_of
 
 ITERATIONS, VAL_FRAMES = 12, 8  # timed
 
@@ -24,7 +24,8 @@ def budget_text(plan: Plan, parallel: int) -> str:
     # the largest share of labels: the most objects to paste
     order = sorted(plan.jobs, key=lambda job: (job.stage == FINETUNE, job.fraction))
     longest = {job.kind: job for job in order}
-    rates = {kind: measure(job, plan.choices.work_dir) for kind, job in longest.items()}
+    threads = threads_of(parallel)
+    rates = {kind: measure(job, plan.choices.work_dir, threads) for kind, job in longest.items()}
     left, total = remaining(plan, results_of(plan)), 0.0
     lines = [f'{"stage":<24} runs left  iterations  s/iteration    time left']
     for kind, (iteration, startup, frame) in rates.items():
@@ -43,7 +44,7 @@ def budget_text(plan: Plan, parallel: int) -> str:
     return '\n'.join(lines)
 
 
-def measure(job: Job, work_dir: Path) -> tuple[float, float, float]:
+def measure(job: Job, work_dir: Path, threads: int | None = None) -> tuple[float, float, float]:
     """Time a short run of a job's kind, from no checkpoint; see :func:`times_of`."""
     print(f'timing {ITERATIONS} iterations: {job.kind} ...')
     own = [*job.own, 'log_interval=1', f'max_iters={ITERATIONS}']  # later options win
@@ -52,7 +53,7 @@ def measure(job: Job, work_dir: Path) -> tuple[float, float, float]:
     with TemporaryDirectory(dir=work_dir, prefix='budget_') as name:
         folder, since = Path(name), time.monotonic()
         short = replace(job, folder=folder, own=tuple(own), checkpoint=None)
-        process = start(short.command(), folder)
+        process = start(short.command(), folder, threads)
         try:
             while process.poll() is None:
                 time.sleep(PAUSE)

@@ -102,8 +102,20 @@ def _pretraining(config: Config, data: Path) -> Stage:
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmjepa')):
         frames = len(DATASETS.build(config.train_dataloader.dataset))
     split = data / 'ImageSets/train.txt'
-    names = split.read_text(encoding='utf-8').split() if split.is_file() else []
-    files = ['ImageSets/train.txt', f'training/velodyne/{names[0]}.bin'] if names else []
+    if not split.is_file():
+        raise FileNotFoundError(
+            f'{split} is missing: pre-training would read the validation sweeps, too. Write it, a '
+            'frame a line'
+        )
+    names = split.read_text(encoding='utf-8').split()
+    infos = read_infos(data / INFOS[1])['data_list']
+    seen = set(names) & {Path(info['lidar_points']['lidar_path']).stem for info in infos}
+    if seen:
+        raise ValueError(
+            f'{split} names {len(seen)} frames of {INFOS[1]}, such as {min(seen)}: nothing is '
+            'pre-trained on validation sweeps. Make lists and info files anew'
+        )
+    files = ['ImageSets/train.txt', f'training/velodyne/{names[0]}.bin']
     return _stage(config, data, files, [frames], [1.0])
 
 

@@ -21,6 +21,11 @@ GRACE = 120.0  # seconds in which jobs that are told to stop save their state
 PAUSE = 0.5  # seconds between looks at the processes
 
 
+def threads_of(parallel: int) -> int | None:
+    """One each, where several processes on few cores would wait for each other's threads."""
+    return 1 if parallel > 1 else None
+
+
 def start(words: Sequence[str], folder: Path, threads: int | None = None) -> subprocess.Popen:
     """Start ``python WORDS`` in a session of its own, its output appended to the folder's log.
 
@@ -92,8 +97,7 @@ class PlanRun:
             raise
 
     def _start_ready(self) -> None:
-        # several processes on few cores: their threads would wait for each other
-        threads = 1 if self.parallel > 1 else None
+        threads = threads_of(self.parallel)
         for job in list(self._waiting):
             if job.needs in self.failed:
                 self._waiting.remove(job)

@@ -65,8 +65,8 @@ def verify_waymo(folder: str | Path) -> ConversionReport:
         folder = folder / 'kitti_format'
     if not any(folder.glob('waymo_infos_*.pkl')):
         raise FileNotFoundError(
-            f'{folder} has no waymo_infos_*.pkl, and this toolkit does not make them; tools/'
-            'run the converter first: create_data.py waymo without --verify-only prints how'
+            f'{folder} has no waymo_infos_*.pkl, and this toolkit does not make them; run '
+            'the converter first: tools/create_data.py waymo without --verify-only prints how'
         )
     infos = {name: check_infos(folder, 'waymo', name) for name in _SETS}
     sweeps = folder / 'training' / 'velodyne'  # of both sets
