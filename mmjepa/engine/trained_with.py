@@ -51,7 +51,8 @@ def check_detector(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: 
         path: of the file.
     """
     dataset = cfg['test_dataloader']['dataset']
-    classes = (dataset.get('metainfo') or {}).get('classes')
+    told = dataset.get('metainfo') if isinstance(dataset, Mapping) else None  # or built already
+    classes = (told or {}).get('classes')
     if classes is not None:
         check_classes(checkpoint, classes, path)
     if differences := other_grid(checkpoint, cfg):

@@ -20,7 +20,8 @@ def checkpoint(classes=('Car', 'Cyclist'), voxel=0.1, side=8):
 def test_the_same_passes_and_files_that_do_not_tell_pass():
     check_detector(checkpoint(), CFG, 'a.pth')
     check_detector({'state_dict': {}}, CFG, 'a.pth')
-    check_detector(checkpoint(), {'test_dataloader': {'dataset': {}}}, 'a.pth')
+    for dataset in ({}, [1, 2]):
+        check_detector(checkpoint(), {'test_dataloader': {'dataset': dataset}}, 'a.pth')
 
 
 def test_other_order_of_classes():
