@@ -69,9 +69,7 @@ class TargetUpdateHook(Hook):
         self._buffer_policy = target.buffer_policy
         self._target, self._online = [], []
         self._target_buffers, self._online_buffers = [], []
-        for copied, source in ((target.encoder, model.encoder), (target.head, model.head)):
-            if copied is None:
-                continue
+        for copied, source in target.pairs(model.encoder, model.head):
             theirs, ours = _paired(
                 'parameters', copied.named_parameters(), source.named_parameters()
             )

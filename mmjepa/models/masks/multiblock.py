@@ -73,7 +73,7 @@ class MultiBlockMaskGenerator:
 
     One size of target and of context block a batch (a rank), places for every image. All contexts
     of a batch are cut to the length of its shortest, so their share depends on the batch size.
-    Drawn on the host for the whole batch at once: 2 ms for 256 images.
+    Drawn on the host for the whole batch at once (docs/benchmarks.md).
 
     Args:
         num_targets: M.

@@ -138,7 +138,7 @@ class NeighbourTargets:
             (B, M, K_t, D).
         """
         patches, ids, seen = self.choose(tokens, masks, grid)
-        flat, count = tokens.flatten(0, 1), tokens.shape[1]
+        flat = tokens.flatten(0, 1)
         if self.aggregate == 'attention':
             assert head is not None
             made = head.aggregate(self._queries(tokens, patches), flat, ids, seen)
@@ -150,7 +150,6 @@ class NeighbourTargets:
             made = torch.where(seen.any(1, keepdim=True), made, flat[patches])
         if self.border == 'block':
             return made.view(*masks.targets.shape, -1)
-        assert count * len(tokens) == len(flat)
         return made[masks.places]
 
     def _queries(self, tokens: Tensor, patches: Tensor) -> Tensor:

@@ -92,12 +92,24 @@ class TargetEncoder(nn.Module):
     def _parts(self) -> list[nn.Module]:
         return [part for part in (self.encoder, self.head) if part is not None]
 
+    def pairs(self, online: nn.Module, head: nn.Module | None) -> list[tuple[nn.Module, nn.Module]]:
+        """Each copy with its original.
+
+        Raises:
+            ValueError: there is a head on one side only.
+        """
+        if (self.head is None) != (head is None):
+            raise ValueError('the target and the model differ: only one of them has a head')
+        both = ((self.encoder, online), (self.head, head))
+        return [
+            (copied, source) for copied, source in both if copied is not None and source is not None
+        ]
+
     def sync(self, online: nn.Module, head: nn.Module | None = None) -> None:
         """Take over the context encoder's weights and buffers (before the first step)."""
         if self._is_copy:
-            for part, source in zip(self._parts(), (online, head), strict=False):
-                assert source is not None
-                part.load_state_dict(source.state_dict())
+            for copied, source in self.pairs(online, head):
+                copied.load_state_dict(source.state_dict())
 
     def train(self, mode: bool = True) -> 'TargetEncoder':
         """Set the mode of everything but the copies, which keep ``self.mode``."""
