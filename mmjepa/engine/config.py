@@ -5,7 +5,7 @@ import difflib
 import inspect
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ class _Assign(mm_config.RemoveAssignFromAST):
     """Also replaces the values of top-level variables that options name."""
 
     options: dict[str, Any] = {}
+    whole: set[str] = set()  # dicts that are replaced, not merged into
     found: set[str] = set()
 
     def _option(self, name: Any, like: ast.stmt) -> ast.Assign:
@@ -134,7 +135,9 @@ class _Assign(mm_config.RemoveAssignFromAST):
 
     def visit_Assign(self, node: ast.Assign) -> Any:
         kept = super().visit_Assign(node)
-        if not isinstance(kept, ast.Assign) or _is_dict_display(node.value):
+        if not isinstance(kept, ast.Assign):
+            return kept
+        if _is_dict_display(node.value) and getattr(node.targets[0], 'id', None) not in self.whole:
             return kept
         stored = {
             n.id
@@ -160,9 +163,10 @@ class _Assign(mm_config.RemoveAssignFromAST):
 
 
 @contextmanager
-def _variables(options: dict[str, Any]) -> Iterator[set[str]]:
+def _variables(options: dict[str, Any], whole: Iterable[str] = ()) -> Iterator[set[str]]:
     """While active, MMEngine's config reader replaces the named top-level variables."""
-    cls: Any = type('Assign', (_Assign,), dict(options=options, found=set()))
+    members = dict(options=options, whole=set(whole), found=set())
+    cls: Any = type('Assign', (_Assign,), members)
     old = mm_config.RemoveAssignFromAST
     mm_config.RemoveAssignFromAST = cls
     try:
@@ -174,9 +178,9 @@ def _variables(options: dict[str, Any]) -> Iterator[set[str]]:
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config file and apply options.
 
-    Options that name a top-level variable (``data_root``, ``batch_size``) are applied before the
-    file runs, so every value computed from them follows; the others (``model.target.policy``)
-    afterwards, as MMEngine does.
+    Options that name a top-level variable (``data_root``, ``batch_size``) or an entry of one
+    (``sample_groups.Car``) are applied before the file runs, so every value computed from them
+    follows; those of the run's own parts (``model.target.policy``) afterwards, as MMEngine does.
 
     Args:
         path: ``.py`` config.
@@ -204,7 +208,20 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     for name in later:
         _check_option(config, name)
     config.merge_from_dict(later)
+    if heads := _dict_variables(config, later):
+        _check_linked(path, dict.fromkeys(heads))
+        values = {name: config[name].to_dict() for name in heads}
+        with _variables({**variables, **values}, whole=heads):
+            config = Config.fromfile(path)
+        _drop_own_scope(config._cfg_dict)
+        config.merge_from_dict(later)
     return config
+
+
+def _dict_variables(config: Config, names: Iterable[str]) -> list[str]:
+    """Dicts among the named variables from which values may be computed; no parts of a run."""
+    heads = {name.split('.')[0] for name in names} - _arguments(Runner.__init__)
+    return sorted(name for name in heads if isinstance(config.get(name), dict))
 
 
 def _warn_unreached(path: Path, config: Config, options: dict[str, Any]) -> None:

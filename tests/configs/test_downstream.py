@@ -92,9 +92,12 @@ def test_every_config_has_its_label_fractions():
 
 
 @pytest.mark.parametrize('path', FILES, ids=name)
-def test_config_loads_and_is_short(path):
+def test_config_loads_and_is_short(path, monkeypatch):
+    told = []
+    monkeypatch.setattr('mmjepa.engine.config.print_log', lambda text, **_: told.append(text))
     cfg = load_config(path)
     check_config(cfg)
+    assert told == [], 'a variable has no effect'
     fraction = {'05': 0.05, '20': 0.2, '50': 0.5}.get(path.stem.rpartition('_la')[2], 1.0)
     assert cfg.label_fraction == fraction
     assert cfg.custom_hooks[1]['type'] == 'mmjepa.LoadEncoderHook'
@@ -220,7 +223,7 @@ def test_grid_options_reach_the_whole_model(stem):
 
 def test_the_papers_recipe():
     """Values of the reference: class order, anchors' IoUs, objects pasted, cycle."""
-    cfg = load_config(FOLDER / 'second_kitti_paper.py', dict(object_noise=False))
+    cfg = load_config(FOLDER / 'second_kitti_paper.py')
     classes = ['Car', 'Pedestrian', 'Cyclist']
     pipeline = cfg.train_dataloader.dataset.dataset.pipeline
     kinds = [t['type'] for t in pipeline]

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmjepa.engine.config import ConfigError, check_config, default_work_dir, load_config
+from mmjepa.engine.config import (
+    RESOLVED_MARK,
+    ConfigError,
+    check_config,
+    default_work_dir,
+    load_config,
+)
 
 BASE = """
 data_root = 'data/base'
@@ -119,6 +125,22 @@ def test_dotted_options_come_after(files):
     assert cfg.loader.batch_size == 1 and cfg.batch_size == 4
     merged = load_config(files[0], dict(settings=dict(inner=dict(value=5))))
     assert merged.settings == dict(inner=dict(value=5), steps=20), 'dicts are merged'
+
+
+@pytest.mark.parametrize('options', [{'groups.Car': 3}, {'groups': {'Car': 3}}])
+def test_an_entry_of_a_dict_reaches_computed_values(tmp_path, options):
+    base, child = tmp_path / 'base.py', tmp_path / 'child.py'
+    base.write_text('groups = dict(Car=1, Van=2)\nloader = dict(groups=groups)\nsize = 1\n')
+    child.write_text("_base_ = ['base.py']\nmine = [_base_.groups, _base_.size]\n")
+    cfg = load_config(child, {**options, 'size': 7})
+    wanted = dict(Car=3, Van=2)
+    assert (cfg.groups, cfg.loader.groups, cfg.mine) == (wanted, wanted, [wanted, 7])
+    child.write_text("_base_ = ['base.py']\ngroups = dict(Van=5)\nmine = groups\n")
+    cfg = load_config(child, options)
+    assert (cfg.groups, cfg.mine, cfg.loader.groups) == (dict(Car=3, Van=5),) * 3
+    base.write_text(f'{RESOLVED_MARK}\n{base.read_text()}')
+    with pytest.raises(ConfigError, match='no value follows from groups'):
+        load_config(base, options)
 
 
 @pytest.mark.parametrize(

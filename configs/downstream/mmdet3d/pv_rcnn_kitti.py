@@ -11,14 +11,14 @@ estimated ground plane, for which its info files need KITTI's plane files.
 _base_ = ['./_base_/kitti.py', './_base_/runtime.py']
 
 batch_size = 2
-objects = dict(
-    sample_groups=dict(Car=15, Pedestrian=10, Cyclist=10),
-    prepare=dict(
-        filter_by_difficulty=[-1], filter_by_min_points=dict(Car=5, Pedestrian=5, Cyclist=5)
-    ),
-)
-paste = dict(type='ObjectSample', db_sampler={**_base_.db_sampler, **objects})
-train_pipeline = [*_base_.loading, paste, *_base_.augmentation]
+sample_groups = dict(Car=15, Pedestrian=10, Cyclist=10)
+min_points = dict(Car=5, Pedestrian=5, Cyclist=5)
+object_noise = False
+prepare = dict(filter_by_difficulty=[-1], filter_by_min_points=min_points)
+db_sampler = {**_base_.db_sampler, 'sample_groups': sample_groups, 'prepare': prepare}
+paste = dict(type='ObjectSample', db_sampler=db_sampler)
+moved = [_base_.noise] * object_noise
+train_pipeline = [*_base_.loading, paste, *moved, *_base_.augmentation]
 voxel_size = [0.05, 0.05, 0.1]
 box = _base_.point_cloud_range
 cells = [round((box[i + 3] - box[i]) / voxel_size[i]) for i in range(3)]

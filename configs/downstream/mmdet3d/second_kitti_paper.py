@@ -24,23 +24,23 @@ box = _base_.point_cloud_range
 voxels = dict(point_cloud_range=box, voxel_size=voxel_size, max_voxels=max_voxels)
 shape = [round((box[i + 3] - box[i]) / voxel_size[i]) + (i == 2) for i in (2, 1, 0)]  # z, y, x
 
-classes = ['Car', 'Pedestrian', 'Cyclist']
-groups = dict(Car=20, Pedestrian=15, Cyclist=15)  # objects pasted, at least so many a frame
-prepare = dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(classes, 5))
-sampler = dict(_base_.db_sampler, sample_groups=groups, prepare=prepare, classes=classes)
-paste = dict(type='ObjectSample', db_sampler=sampler)
-train_pipeline = [*_base_.loading, paste, *_base_.augmentation]
-metainfo = dict(classes=classes)
+class_names = ['Car', 'Pedestrian', 'Cyclist']
+sample_groups = dict(Car=20, Pedestrian=15, Cyclist=15)
+min_points = dict(Car=5, Pedestrian=5, Cyclist=5)
+object_noise = False
+prepare = dict(filter_by_difficulty=[-1], filter_by_min_points=min_points)
+pasted = dict(sample_groups=sample_groups, prepare=prepare, classes=class_names)
+db_sampler = {**_base_.db_sampler, **pasted}
+paste = dict(type='ObjectSample', db_sampler=db_sampler)
+moved = [_base_.noise] * object_noise
+train_pipeline = [*_base_.loading, paste, *moved, *_base_.augmentation]
+kitti = dict(metainfo=dict(classes=class_names))
 
 ranges = [[*box[:2], z, *box[3:5], z] for z in (-1.78, -0.6, -0.6)]
 sizes = [[3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73]]
 ious = [(0.6, 0.45), (0.5, 0.35), (0.5, 0.35)]  # of positive and negative anchors
-assigner = dict(
-    type='Max3DIoUAssigner', iou_calculator=dict(type='BboxOverlapsNearest3D'), ignore_iof_thr=-1
-)
-assigners = [
-    dict(**assigner, pos_iou_thr=high, neg_iou_thr=low, min_pos_iou=low) for high, low in ious
-]
+assigner = dict(_base_.model.train_cfg.assigner[0].to_dict())
+assigners = [{**assigner, 'pos_iou_thr': a, 'neg_iou_thr': b, 'min_pos_iou': b} for a, b in ious]
 
 model = dict(
     data_preprocessor=dict(voxel_layer=voxels),
@@ -49,8 +49,8 @@ model = dict(
     train_cfg=dict(assigner=assigners),
     test_cfg=dict(nms_pre=4096, max_num=500),
 )
-train_frames = dict(metainfo=metainfo, pipeline=train_pipeline)
+train_frames = dict(kitti, pipeline=train_pipeline)
 train_dataloader = dict(batch_size=batch_size, dataset=dict(dataset=train_frames))
-val_dataloader = test_dataloader = dict(dataset=dict(metainfo=metainfo))
+val_dataloader = test_dataloader = dict(dataset=kitti)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 auto_scale_lr = dict(enable=False, base_batch_size=16)
