@@ -6,7 +6,7 @@ def read_with_mmdet3d(kind, root, infos, points, classes, dim, split='train', pa
     import mmdet3d.datasets  # noqa: F401  (registers)
     from mmdet3d.registry import DATASETS
 
-    import mmjepa.downstream  # noqa: F401  (mmdet3d on numpy 1.26)
+    import mmjepa.downstream.lidar  # noqa: F401  (mmdet3d on numpy 1.26)
 
     loader = dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=dim, use_dim=dim)
     sampler = dict(

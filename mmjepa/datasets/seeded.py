@@ -34,7 +34,7 @@ class SeededDataset(Dataset):
     :class:`ResumableBatchSampler` asks for ``(index, seed)``: a run repeats itself with any number
     of workers, and a resumed run goes on as if it had not stopped. Transforms that remember what
     they drew before would stay outside of this; mmdet3d's data base of objects does, and
-    :class:`mmjepa.downstream.object_database.SeededDataBaseSampler` stands in its place.
+    :class:`mmjepa.downstream.lidar.object_database.SeededDataBaseSampler` stands in its place.
 
     Args:
         dataset: data set or its config.

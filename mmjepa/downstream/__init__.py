@@ -1,5 +1,1 @@
-"""What detectors of mmdet3d need besides the core; imported by the downstream configs alone."""
-
-from . import cbgs, center_head, mmdet3d_compat, object_database, once_dataset
-
-__all__ = ['cbgs', 'center_head', 'mmdet3d_compat', 'object_database', 'once_dataset']
+"""What fine-tuning needs besides the core: ``lidar`` and ``images``, imported by name alone."""

@@ -29,7 +29,7 @@ def test_importing_the_apis_needs_no_mmdet3d():
 
 def test_the_missing_package_is_named(monkeypatch):
     def fail(*args):
-        raise ImportError('Failed to import mmjepa.downstream')
+        raise ImportError('Failed to import mmjepa.downstream.lidar')
 
     monkeypatch.setattr(detection, 'resolve_config', fail)
     with pytest.raises(ImportError, match=r'^Failed'):  # mmdet3d is there, something else is wrong

@@ -155,7 +155,7 @@ def test_subset(made, tmp_path):
 def once_dataset():
     """The class, which needs mmdet3d."""
     pytest.importorskip('mmdet3d')
-    from mmjepa.downstream.once_dataset import ONCEDataset
+    from mmjepa.downstream.lidar.once_dataset import ONCEDataset
 
     return ONCEDataset
 

@@ -16,7 +16,7 @@ from toy_engine import Log, StopAt, assert_same, everything
 from mmjepa.engine.checkpoint import load_file
 from mmjepa.engine.config import load_config
 from mmjepa.engine.finetune import apply_label_fraction
-from mmjepa.engine.runner import build_runner
+from mmjepa.engine.runner import build_runner, rng_state
 
 pytest.importorskip('spconv', exc_type=ImportError)
 pytest.importorskip('mmdet3d.models', exc_type=ImportError)
@@ -67,6 +67,17 @@ def tiny(tmp_path_factory, repo):
     return SimpleNamespace(root=root, checkpoint=folder / 'pretrained/iter_1.pth')
 
 
+def encoder_of(state):
+    prefix = 'middle_encoder.'
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+@pytest.fixture(scope='module')
+def pretrained(tiny):
+    state = load_file(tiny.checkpoint)['state_dict']
+    return {k[8:]: v for k, v in state.items() if k.startswith('encoder.')}
+
+
 # ---- resume
 
 
@@ -84,7 +95,7 @@ def resumable(repo, tiny, work_dir, resume=False, **options):
 
 def test_resume_is_exact_with_any_number_of_workers(repo, tiny, tmp_path, monkeypatch):
     """Weights, optimizer, schedules, logged losses; with objects pasted into the frames."""
-    from mmjepa.downstream.object_database import SeededDataBaseSampler
+    from mmjepa.downstream.lidar.object_database import SeededDataBaseSampler
 
     pasted, sample = [], SeededDataBaseSampler.sample_all
 
@@ -140,6 +151,59 @@ def test_resume_within_a_frozen_epoch(repo, tiny, tmp_path, workers):
     assert_same(whole, run('w', resume=True))
 
 
+# ---- arms
+
+
+class First(Hook):
+    """What the first iteration starts from, and the learning rates of all of them."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.rates = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.rates.append([group['lr'] for group in runner.optim_wrapper.param_groups])
+        if runner.iter == 0:
+            self.weights = {k: v.clone() for k, v in runner.bare_model.state_dict().items()}
+            self.random = rng_state()
+            objects = [sample.gt_instances_3d for sample in data_batch['data_samples']]
+            self.batch = dict(
+                points=data_batch['inputs']['points'],
+                boxes=[each.bboxes_3d.tensor for each in objects],
+                labels=[each.labels_3d for each in objects],
+            )
+
+
+def test_the_arms_differ_by_the_encoder_alone(repo, tiny, pretrained, tmp_path):
+    """Weights of everything else, generators, first batch; and the encoder's learning rate."""
+    seen = {}
+    for arm, checkpoint in (('scratch', None), ('jepa', str(tiny.checkpoint))):
+        options = dict(max_iters=3, encoder_lr_mult=0.1, jepa_checkpoint=checkpoint)
+        cfg = finetuning(repo, tiny.root, tmp_path / arm, **options)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        runner = build_runner(cfg)
+        seen[arm] = First()
+        runner.register_hook(seen[arm])
+        runner.train()
+    scratch, jepa = seen['scratch'], seen['jepa']
+    assert min(map(len, scratch.batch['boxes'])) > 0
+    assert_same(scratch.batch, jepa.batch)
+    assert_same(scratch.random, jepa.random)
+    encoders = [encoder_of(arm.weights) for arm in (scratch, jepa)]
+    assert_same(encoders[1], pretrained)
+    kernels = [key for key in pretrained if pretrained[key].ndim == 5]
+    assert len(kernels) == 12
+    assert not any(torch.equal(encoders[0][key], encoders[1][key]) for key in kernels)
+    for weights in (scratch.weights, jepa.weights):
+        for key in pretrained:
+            del weights[f'middle_encoder.{key}']
+    assert len(scratch.weights) > 30
+    assert_same(scratch.weights, jepa.weights)
+    assert scratch.rates == jepa.rates and len(scratch.rates) == 3
+    assert all(min(rates) == pytest.approx(0.1 * max(rates)) for rates in scratch.rates)
+
+
 # ---- two processes
 
 
@@ -172,17 +236,6 @@ def _both(repo, tiny, out, name, **options):
         if 'running' not in key:  # BatchNorm's, of each rank's own samples
             assert torch.equal(value, ranks[1]['end'][key]), f'the ranks went apart: {key}'
     return ranks
-
-
-def encoder_of(state):
-    prefix = 'middle_encoder.'
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-@pytest.fixture(scope='module')
-def pretrained(tiny):
-    state = load_file(tiny.checkpoint)['state_dict']
-    return {k[8:]: v for k, v in state.items() if k.startswith('encoder.')}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from mmengine.dataset import BaseDataset
 
 pytest.importorskip('mmdet3d.models', exc_type=ImportError)
 
-from mmjepa.downstream.cbgs import PresentClassesCBGS
+from mmjepa.downstream.lidar.cbgs import PresentClassesCBGS
 
 
 class Frames(BaseDataset):

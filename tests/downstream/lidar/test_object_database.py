@@ -9,7 +9,7 @@ pytest.importorskip('mmdet3d.models', exc_type=ImportError)
 from mmdet3d.datasets.transforms import DataBaseSampler
 
 from mmjepa.datasets.seeded import global_seed
-from mmjepa.downstream.object_database import SeededDataBaseSampler
+from mmjepa.downstream.lidar.object_database import SeededDataBaseSampler
 
 
 @pytest.fixture(scope='module')
