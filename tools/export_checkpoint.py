@@ -77,6 +77,9 @@ def parse_args(argv=None):
         help='native size wanted of a ViT, one number or height and width: its positions are '
         'interpolated bicubically',
     )
+    parser.add_argument(
+        '--patch-size', type=int, help="pixels of a ViT's patches wanted; kernels are resampled"
+    )
     parser.add_argument('--heads', type=int, help='of a ViT, where IN does not tell them')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing OUT')
     args = parser.parse_args(argv)
@@ -99,7 +102,7 @@ def main(argv=None):
             layout=args.kernel_layout,
         )
         size = args.img_size[0] if args.img_size and len(args.img_size) == 1 else args.img_size
-        encoder = adjust_vit(encoder, size, args.heads)
+        encoder = adjust_vit(encoder, size, args.heads, args.patch_size)
         for note in encoder.notes:
             print(note)
         equal, total = write_encoder(

@@ -10,7 +10,7 @@ from mmjepa.adapters.convert import (
     write_encoder,
 )
 from mmjepa.adapters.mmdet3d import DETECTOR_PREFIXES
-from mmjepa.adapters.resize import adjust_vit
+from mmjepa.adapters.resize import adjust_vit, fit_vit
 from mmjepa.adapters.vit_encoder import vit_config_of
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     'EncoderAdapter',
     'adjust_vit',
     'detect_format',
+    'fit_vit',
     'read_encoder',
     'vit_config_of',
     'write_encoder',

@@ -1,4 +1,4 @@
-"""What can be changed on the way: the grid of the position table, and the number of heads."""
+"""What can be changed on the way: positions, size of patches, number of heads."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmjepa.adapters.base import Encoder
-from mmjepa.adapters.vit_encoder import VIT
+from mmjepa.adapters.vit_encoder import ANCHOR, VIT
+from mmjepa.engine.checkpoint import CheckpointError
+from mmjepa.models.encoders.jepa_vit import JEPAViT
 from mmjepa.models.layers.positions import resize_positions
 
 
 def adjust_vit(
-    encoder: Encoder, img_size: int | Sequence[int] | None = None, heads: int | None = None
+    encoder: Encoder,
+    img_size: int | Sequence[int] | None = None,
+    heads: int | None = None,
+    patch_size: int | None = None,
 ) -> Encoder:
     """A ViT encoder for other images.
 
@@ -23,6 +30,8 @@ def adjust_vit(
         img_size: Native pixels wanted, one number or (height, width); position tables, those of its
             companions too, are interpolated bicubically in float32.
         heads: Attention heads, where the file doesn't tell them.
+        patch_size: Pixels of a patch wanted; kernels are resampled (:func:`resize_patches`), and
+            the grid of patches stays.
 
     Returns:
         A new encoder, or the same one where nothing is asked for.
@@ -30,10 +39,12 @@ def adjust_vit(
     Raises:
         ValueError: Not a ViT, pixels that aren't whole patches, or heads that don't divide it.
     """
-    if img_size is None and heads is None:
+    if img_size is None and heads is None and patch_size is None:
         return encoder
     if encoder.family is not VIT:
-        raise ValueError(f'--img-size and --heads are for a {VIT}; this is a {encoder.family}')
+        raise ValueError(
+            f'--img-size, --patch-size and --heads are for a {VIT}; this is a {encoder.family}'
+        )
     config = json.loads(encoder.meta['vit'])
     state, companions, notes = dict(encoder.state), encoder.companions, list(encoder.notes)
     if heads is not None:
@@ -42,6 +53,15 @@ def adjust_vit(
             raise ValueError(f'--heads {heads}: no divisor of the width {width}')
         config['arch'] = [width, depth, heads, mlp]
         notes.append(f'{heads} heads as asked for, {known or "unknown"} before')
+    if patch_size is not None and patch_size != config['patch_size']:
+        if patch_size < 1:
+            raise ValueError(f'--patch-size {patch_size}: give one pixel or more')
+        old_size, config['patch_size'] = config['patch_size'], patch_size
+        state = _other_patches(state, patch_size)
+        companions = {name: _other_patches(part, patch_size) for name, part in companions.items()}
+        if config['img_size'] is not None:
+            config['img_size'] = [n // old_size * patch_size for n in config['img_size']]
+        notes.append(f'patch kernels resampled from {old_size} to {patch_size} pixels')
     if img_size is not None:
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         patch, native = config['patch_size'], config['img_size']
@@ -49,13 +69,75 @@ def adjust_vit(
             raise ValueError(
                 f'--img-size {height} {width}: not whole patches of {patch} x {patch} pixels'
             )
-        old, new = ((h // patch, w // patch) for h, w in (native, (height, width)))
-        state = _resized(state, old, new)
-        companions = {name: _resized(part, old, new) for name, part in companions.items()}
+        if 'pos_embed' in state:
+            old, new = ((h // patch, w // patch) for h, w in (native, (height, width)))
+            state = _resized(state, old, new)
+            companions = {name: _resized(part, old, new) for name, part in companions.items()}
+            if old != new:
+                notes.append(
+                    f'positions interpolated from {old[0]} x {old[1]} to {new[0]} x {new[1]}'
+                )
         config['img_size'] = [height, width]
-        notes.append(f'positions interpolated from {old[0]} x {old[1]} to {new[0]} x {new[1]}')
     meta = {**encoder.meta, 'vit': json.dumps(config)}
     return dataclasses.replace(encoder, state=state, companions=companions, meta=meta, notes=notes)
+
+
+def fit_vit(encoder: Encoder, module: JEPAViT) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights for a ViT of another resolution, with or without final norm.
+
+    Args:
+        encoder: From :func:`mmjepa.adapters.read_encoder`.
+        module: The receiver. Its relative positions, of which pre-training knows nothing, stay.
+
+    Returns:
+        A state dict with every key of ``module``, and what was done.
+
+    Raises:
+        CheckpointError: No ViT, or another number of heads.
+        ValueError: See :func:`adjust_vit`.
+    """
+    if encoder.family is not VIT:
+        raise CheckpointError(f'it holds a {encoder.family}, and the model has a {VIT}')
+    heads = json.loads(encoder.meta['vit'])['arch'][2]
+    if heads not in (None, module.num_heads):
+        raise CheckpointError(
+            f'it was trained with {heads} heads, the model has {module.num_heads}'
+        )
+    own = module.state_dict()
+    fitted = adjust_vit(encoder, module.img_size, patch_size=module.patch_size)
+    state, notes = fitted.state, fitted.notes
+    if 'norm.weight' not in own and 'norm.weight' in state:
+        state = {k: v for k, v in state.items() if not k.startswith('norm.')}
+        notes = [*notes, 'the final norm is left out: the model has none']
+    fresh = {k: v for k, v in own.items() if '.rel_pos_' in k and k not in state}
+    if fresh:
+        notes = [*notes, f'{len(fresh)} tables of relative positions start as they are']
+    return {**state, **fresh}, notes
+
+
+def resize_patches(weight_DCpp: Tensor, size: int) -> Tensor:
+    """Kernels of patches of another size that give the same tokens for images resized likewise.
+
+    The pseudo-inverse of bilinear resizing (FlexiViT, arXiv 2212.08013): exact where patches grow.
+
+    Args:
+        weight_DCpp: (D, C, p, p).
+        size: q.
+
+    Returns:
+        (D, C, q, q) in the type of the weight.
+    """
+    p = weight_DCpp.shape[-1]
+    pixels = torch.eye(p * p, dtype=torch.float64).view(-1, 1, p, p)
+    resizing = F.interpolate(pixels, (size, size), mode='bilinear', antialias=True).flatten(1)
+    kernels = weight_DCpp.double().flatten(2) @ torch.linalg.pinv(resizing).T
+    return kernels.unflatten(2, (size, size)).to(weight_DCpp.dtype)
+
+
+def _other_patches(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    if ANCHOR not in state:  # a predictor
+        return state
+    return {**state, ANCHOR: resize_patches(state[ANCHOR], size)}
 
 
 def _resized(

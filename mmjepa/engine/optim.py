@@ -116,7 +116,22 @@ class JEPAOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     MMEngine puts target parameters into the optimizer, and makes one group a parameter where
     ``paramwise_cfg`` is used, which keeps fused and foreach optimizers from working together.
+
+    ``paramwise_cfg`` takes ``layer_decay``, too (BEiT, arXiv 2106.08254): the learning rate of a
+    parameter that lies ``depth`` deep, of ``count`` depths, is multiplied by layer_decay **
+    (count - 1 - depth). The submodule with ``get_layer_depth`` tells both; parameters outside it
+    keep theirs.
+
+    Raises:
+        ValueError: ``layer_decay`` isn't in (0, 1], or not exactly one submodule tells depths.
     """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        paramwise_cfg = dict(paramwise_cfg or {})
+        self.layer_decay = paramwise_cfg.pop('layer_decay', None)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f'layer_decay must be in (0, 1], got {self.layer_decay}')
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
         """As MMEngine, which warns about every single parameter of a frozen module."""
@@ -126,12 +141,30 @@ class JEPAOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper for ``model``."""
         wrapper = super().__call__(model)
+        scales = {} if self.layer_decay is None else _layer_scales(model, self.layer_decay)
         merged: dict[tuple, dict] = {}
         for group in wrapper.optimizer.param_groups:
-            params = [p for p in group['params'] if p.requires_grad]
-            if params:
-                key = tuple(sorted((k, repr(v)) for k, v in group.items() if k != 'params'))
-                merged.setdefault(key, dict(group, params=[]))['params'] += params
+            for parameter in group['params']:
+                if parameter.requires_grad:
+                    own = dict(group, lr=group['lr'] * scales.get(parameter, 1.0), params=[])
+                    key = tuple(sorted((k, repr(v)) for k, v in own.items()))
+                    merged.setdefault(key, own)['params'].append(parameter)
         wrapper.optimizer.param_groups[:] = list(merged.values())
         # base_param_settings of MMEngine is a group without trainable parameters: keep its values
         return wrapper
+
+
+def _layer_scales(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Factor of the learning rate of each parameter in the submodule that tells depths."""
+    telling = [(n, m) for n, m in model.named_modules() if hasattr(m, 'get_layer_depth')]
+    if len(telling) != 1:
+        raise ValueError(
+            f'layer_decay={decay} needs one submodule with get_layer_depth, {type(model).__name__} '
+            f'has {", ".join(name for name, _ in telling) or "none"}'
+        )
+    module = telling[0][1]
+    scales = {}
+    for name, parameter in module.named_parameters():
+        depth, count = module.get_layer_depth(name)
+        scales[parameter] = decay ** (count - 1 - depth)
+    return scales
