@@ -1,15 +1,18 @@
-r"""Pictures of a sweep as a model sees it, and of a training run.
+r"""Pictures of a sweep or an image as a model sees it, and of a training run.
 
 Examples:
     python tools/visualize.py configs/adl_jepa/kitti.py work_dirs/adl_jepa/kitti/epoch_30.pth \
         --input data/kitti/training/velodyne/000008.bin --output sweep.png
     python tools/visualize.py CONFIG none --input SWEEP      (untrained, for comparison)
+    python tools/visualize.py configs/ijepa/vit_base16_in1k.py epoch_300.pth --input cat.jpg
     python tools/visualize.py --curves work_dirs/adl_jepa/kitti
     python tools/visualize.py configs/downstream/mmdet3d/second_kitti.py scratch/epoch_80.pth \
         --compare adl_jepa/epoch_80.pth --names scratch AD-L-JEPA --input SWEEP [--viewer]
 
-Pre-training configs: the cloud from above, the mask, the first three principal components of the
+Pre-training on sweeps: the cloud from above, the mask, the first three principal components of the
 BEV embedding as colours, prediction against target over the masked cells, and the spectrum.
+Pre-training on images: the target blocks, the context, principal components of the patch tokens,
+the predictions as nearest patches, their agreement with the targets, and the spectrum.
 Detection configs: detections and ground truth from above, two detectors beside each other with
 --compare. Labels and calibration are taken from KITTI's folders beside the sweep's
 (../label_2, ../calib) where they are there.
@@ -30,7 +33,7 @@ def parse_args(argv=None):
     )
     parser.add_argument('config', nargs='?', help='pre-training or detection config')
     parser.add_argument('checkpoint', nargs='?', help="weights, or 'none'")
-    parser.add_argument('--input', help='a sweep')
+    parser.add_argument('--input', help='a sweep or an image')
     parser.add_argument(
         '--output', '--out', dest='out', help='picture (default: beside the checkpoint or run)'
     )
@@ -81,7 +84,7 @@ def draw_input(args):
             f'--{given[0].replace("_", "-")} is for detection configs, {args.config} has no '
             'detector: take one of configs/downstream/mmdet3d, or leave the option out'
         )
-    return draw_sweep(args, cfg)
+    return draw_features(args, cfg)
 
 
 def picture_path(args, ending=''):
@@ -89,15 +92,25 @@ def picture_path(args, ending=''):
     return args.out or folder / f'{Path(args.input).name.split(".")[0]}{ending}.png'
 
 
-def draw_sweep(args, cfg):
+def draw_features(args, cfg):
     from mmjepa.apis import init_model
-    from mmjepa.visualization import save_figure, sweep_figure, view_sweep
+    from mmjepa.models import ImagePreprocessor
+    from mmjepa.visualization import (
+        image_figure,
+        save_figure,
+        sweep_figure,
+        view_image,
+        view_sweep,
+    )
 
     checkpoint = None if args.checkpoint == 'none' else args.checkpoint
     model = init_model(cfg, checkpoint, args.device)
     name = 'untrained' if checkpoint is None else checkpoint
     title = f'{type(model).__name__} ({name}) on {args.input}'
-    figure = sweep_figure(view_sweep(model, args.input, args.seed, title))
+    if isinstance(model.data_preprocessor, ImagePreprocessor):
+        figure = image_figure(view_image(model, args.input, args.seed, title))
+    else:
+        figure = sweep_figure(view_sweep(model, args.input, args.seed, title))
     return save_figure(figure, picture_path(args))
 
 

@@ -40,3 +40,28 @@ def anonymise(root: Path) -> None:
     for split in root.iterdir():
         for number, folder in enumerate(sorted(split.iterdir())):
             folder.rename(folder.with_name(f'{number}'))
+
+
+def colour_scene(seed: int, size: int = 64) -> tuple[np.ndarray, int, int]:
+    """A large bright shape on a gradient: (size, size, 3) uint8, its colour of 6, its class of 3.
+
+    Unlike :func:`toy_image`, most of it follows from what is seen elsewhere.
+    """
+    rng = np.random.default_rng(seed)
+    kind, colour, turn = int(rng.integers(3)), int(rng.integers(6)), rng.uniform(0, 2 * np.pi)
+    first, second = rng.uniform(40, 200, (2, 3))
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    share = (x * np.cos(turn) + y * np.sin(turn) + 0.7) / 1.4
+    image = (first + (second - first) * share[..., None]).astype(np.float32)
+    reach = int(rng.integers(size // 5, size * 3 // 8))
+    x, y = (int(v) for v in rng.integers(reach, size - reach, 2))
+    bright = [205.0 * ((colour + 1) >> channel & 1) + 30 for channel in range(3)]
+    if kind == 0:
+        cv2.circle(image, (x, y), reach, bright, -1)
+    elif kind == 1:
+        cv2.rectangle(image, (x - reach, y - reach), (x + reach, y + reach), bright, -1)
+    else:
+        corners = np.array([[x, y - reach], [x - reach, y + reach], [x + reach, y + reach]])
+        cv2.fillPoly(image, [corners], bright)
+    noisy = image + rng.normal(0, 6, image.shape)
+    return noisy.clip(0, 255).astype(np.uint8), colour, kind

@@ -1,7 +1,9 @@
 import runpy
 
+import cv2
 import pytest
 from kitti_scenes import COARSE, write_kitti
+from toy_images import colour_scene
 
 
 @pytest.fixture(scope='module')
@@ -123,3 +125,12 @@ def test_visualize_needs_a_sweep_or_a_run(tool, capsys):
         with pytest.raises(SystemExit):
             main(arguments)
     assert '--curves' in capsys.readouterr().err
+
+
+def test_picture_of_an_image(tool, request, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), colour_scene(0, 32)[0])
+    config = request.config.rootpath / 'configs/ijepa/vit_tiny4_cifar10.py'
+    small = ['arch=[32,2,2,64]', 'predictor_depth=1', 'predictor_width=16']
+    words = [str(config), 'none', '--input', str(tmp_path / 'a.png'), '--output']
+    tool('visualize')['main']([*words, str(tmp_path / 'b.png'), '--cfg-options', *small])
+    assert cv2.imread(str(tmp_path / 'b.png')).shape[1] > 1500

@@ -228,6 +228,12 @@ class ResizeCenterCrop:
         """Reads the centre."""
         data, header = _open(results)
         image = decode_image(data, header, results['path'])
+        results['image'] = self.cut(image)
+        results['image_hw'] = image.shape[:2]
+        return results
+
+    def cut(self, image: Image) -> Image:
+        """(H, W, 3) uint8, blue first -> (3, size, size), red first."""
         height, width = image.shape[:2]
         short = min(height, width)
         new_height = int(self.resize * height / short)
@@ -235,11 +241,7 @@ class ResizeCenterCrop:
         top = round((new_height - self.size) / 2)
         left = round((new_width - self.size) / 2)
         resized = resize_image(image, new_height, new_width, self.interpolation)
-        results['image'] = np.ascontiguousarray(
-            resized[:, top : top + self.size, left : left + self.size]
-        )
-        results['image_hw'] = (height, width)
-        return results
+        return np.ascontiguousarray(resized[:, top : top + self.size, left : left + self.size])
 
 
 @TRANSFORMS.register_module()
