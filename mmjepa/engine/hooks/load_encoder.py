@@ -1,4 +1,4 @@
-"""A pre-trained encoder in a detector, completely or not at all."""
+"""A pre-trained encoder in a model that is fine-tuned, completely or not at all."""
 
 import ast
 from typing import Any
@@ -9,24 +9,26 @@ from torch import nn
 from mmjepa.engine.checkpoint import (
     CheckpointError,
     find_state_dict,
-    load_file,
     load_verified,
 )
+from mmjepa.models import JEPAViT
 from mmjepa.registry import HOOKS
 
 
 @HOOKS.register_module()
 class LoadEncoderHook(Hook):
-    """Fills a detector's encoder from a pre-training checkpoint before the first iteration.
+    """Fills a model's encoder from a pre-training checkpoint before the first iteration.
 
     Takes what pre-training writes as it is, and every format that ``tools/export_checkpoint.py``
-    knows. A resumed run keeps the weights of its own checkpoint.
+    knows. A resumed run keeps the weights of its own checkpoint. A ViT may have another image size,
+    patch size or no final norm (:func:`mmjepa.adapters.fit_vit`).
 
     Args:
         checkpoint: the file; None trains from scratch.
-        module: name of the encoder in the detector; None: ``middle_encoder`` (SECOND, PV-RCNN) or
-            ``pts_middle_encoder`` (CenterPoint), whichever is there.
-        which: ``'online'`` (default) or ``'target'`` encoder of an mmjepa checkpoint.
+        module: name of the encoder in the model; None: ``middle_encoder`` (SECOND, PV-RCNN),
+            ``pts_middle_encoder`` (CenterPoint) or ``backbone`` (a ViT), whichever is there.
+        which: ``'online'`` or ``'target'`` encoder of a checkpoint that has both; by default what
+            the papers take: online of sweeps, target of images.
         frozen_epochs: epochs in which the encoder keeps its weights and its BatchNorm statistics.
         check_grid: compare voxel size and height of the grid with those of the pre-training,
             where the checkpoint tells them.
@@ -49,8 +51,7 @@ class LoadEncoderHook(Hook):
         if which not in (None, 'online', 'target'):
             raise ValueError(f"which must be 'online' or 'target', got {which!r}")
         self.checkpoint = checkpoint
-        self.names = ('middle_encoder', 'pts_middle_encoder') if module is None else (module,)
-        self.module = self.names[0]
+        self.module = module
         self.which = which
         self.frozen_epochs = frozen_epochs
         self.check_grid = check_grid
@@ -91,12 +92,15 @@ class LoadEncoderHook(Hook):
 
     def _find(self, model: nn.Module) -> nn.Module:
         modules = dict(model.named_modules())
-        found = [name for name in self.names if name in modules]
+        named = ('middle_encoder', 'pts_middle_encoder') if self.module is None else (self.module,)
+        found = [name for name in named if name in modules]
+        if not found and self.module is None and isinstance(modules.get('backbone'), JEPAViT):
+            found = ['backbone']
         if len(found) != 1:
-            near = [name for name in modules if name.endswith('encoder')]
+            near = [name for name in modules if name.endswith(('encoder', 'backbone'))]
             raise ValueError(
-                f'{type(model).__name__} has no module {" or ".join(self.names)} for the '
-                f'pre-trained encoder; encoders there: {", ".join(near) or "none"}'
+                f'{type(model).__name__} has no module {" or ".join(named)} for the pre-trained '
+                f'encoder, and no ViT as backbone; there are: {", ".join(near) or "none"}'
             )
         self.module = found[0]
         return modules[self.module]
@@ -104,38 +108,45 @@ class LoadEncoderHook(Hook):
     def _load(self, runner: Any) -> None:
         assert self.checkpoint is not None
         assert self._encoder is not None
-        found = self._read(self.checkpoint, self._encoder)
-        if self.check_grid:
-            compared = _compare_grids(found.meta, runner.cfg, self.module, self.checkpoint)
-            runner.logger.info(
-                f'the same in pre-training: {", ".join(compared)}'
-                if compared
-                else f'{self.checkpoint} does not tell its grid: make sure that it is this one'
-            )
-        for note in found.notes:
+        state, notes = self._read(self.checkpoint, self._encoder, runner)
+        for note in notes:
             runner.logger.info(f'{self.checkpoint}: {note}')
         try:
             load_verified(
-                self._encoder, dict(state_dict=found.state), what=self.module, logger=runner.logger
+                self._encoder, dict(state_dict=state), what=str(self.module), logger=runner.logger
             )
         except CheckpointError as error:
             raise CheckpointError(
                 f'jepa_checkpoint={self.checkpoint} does not fit: {error}. Pre-train and fine-tune '
-                'with the same encoder: as many values a point, the same channels and blocks'
+                'with the same encoder: as many values a point or channels, the same blocks'
             ) from None
 
-    def _read(self, path: str, encoder: nn.Module) -> Any:
-        """The encoder in the file.
+    def _check_grid(self, meta: dict, runner: Any) -> None:
+        compared = _compare_grids(meta, runner.cfg, str(self.module), str(self.checkpoint))
+        runner.logger.info(
+            f'the same in pre-training: {", ".join(compared)}'
+            if compared
+            else f'{self.checkpoint} does not tell its grid: make sure that it is this one'
+        )
+
+    def _read(self, path: str, encoder: nn.Module, runner: Any) -> tuple[dict[str, Any], list[str]]:
+        """Weights for the encoder from the file, and what is to be said of them.
 
         Raises:
-            CheckpointError: the file is damaged or of another method.
+            CheckpointError: the file is damaged, of another method, or of another grid.
             FileNotFoundError: there is none.
         """
-        from mmjepa.adapters import read_encoder  # which needs the engine's checkpoints
+        # which need the engine's checkpoints
+        from mmjepa.adapters import fit_vit, read_encoder
+        from mmjepa.adapters.files import load
 
         try:
-            _check_method(load_file(path), encoder)
-            return read_encoder(path, 'auto', which=self.which)
+            content = load(path)
+            if isinstance(encoder, JEPAViT):
+                which = self.which or _target_if_there(content)
+                return fit_vit(read_encoder(path, 'auto', which=which), encoder)
+            _check_method(content, encoder)
+            found = read_encoder(path, 'auto', which=self.which)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'jepa_checkpoint: {error}') from None
         except (CheckpointError, ValueError) as error:
@@ -148,6 +159,18 @@ class LoadEncoderHook(Hook):
             raise CheckpointError(
                 f'jepa_checkpoint={path} gives no encoder for {self.module}: {text}'
             ) from None
+        if self.check_grid:
+            self._check_grid(found.meta, runner)
+        return found.state, found.notes
+
+
+def _target_if_there(checkpoint: dict) -> str | None:
+    from mmjepa.adapters import ALL_FORMATS, detect_format
+
+    adapter = ALL_FORMATS[detect_format(checkpoint)]
+    place = adapter.which.get('target')
+    there = place and any(key.startswith(place) for key in adapter.tensors(checkpoint, 'the file'))
+    return 'target' if there else None
 
 
 def _check_method(checkpoint: dict, encoder: nn.Module) -> None:
