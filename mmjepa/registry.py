@@ -43,8 +43,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmjepa',
     locations=['mmjepa.engine'],
 )
-# no components of ours yet: the children keep MMEngine from warning about the scope
 OPTIMIZERS = Registry('optimizer', parent=_OPTIMIZERS, scope='mmjepa', locations=['mmjepa.engine'])
+# no components of ours yet: the children keep MMEngine from warning about the scope
 VISUALIZERS = Registry(
     'visualizer', parent=_VISUALIZERS, scope='mmjepa', locations=['mmjepa.engine']
 )

@@ -1,4 +1,4 @@
-"""Probe a frozen encoder: can a simple classifier read classes from its features?
+"""Probe an encoder: can a simple classifier read classes from its features, frozen or fine-tuned?
 
 Examples:
     python tools/probe.py configs/adl_jepa/kitti.py work_dirs/adl_jepa/kitti/epoch_30.pth
@@ -7,12 +7,13 @@ Examples:
     python tools/probe.py CONFIG CHECKPOINT --classes Car Pedestrian Cyclist Van --merge Truck=Van
     python tools/probe.py configs/ijepa/vit_tiny4_cifar10.py runs/{seed}/last.pth --seeds 0 1 2
     python tools/probe.py CONFIG CHECKPOINT --protocol knn linear attentive --which online --amp
+    python tools/probe.py CONFIG CHECKPOINT --protocol finetune --epochs 20 --lr 1e-3 --amp
 
 What the config's model eats decides what is classified. LiDAR: cells of the BEV grid that hold
 points, labelled by boxes (KITTI labels); training and validation frames come from ImageSets.
 Images: whole images, <data_root>/{train,test or val}/<class>/<image>; k, heads and learning
-rates are chosen on a tenth of the training images, never on test ones. The table is printed,
-and written as JSON and CSV.
+rates are chosen on a tenth of the training images, never on test ones; fine-tuning chooses
+nothing and scores its last epoch. The table is printed, and written as JSON and CSV.
 """
 
 import os
@@ -33,6 +34,7 @@ from mmjepa.evaluation.probes import (
     SAMPLE_PROTOCOLS,
     BEVProbeSettings,
     CellRule,
+    FinetuneSettings,
     ProtocolSettings,
     SampleProbeSettings,
     SampleProtocolSettings,
@@ -63,7 +65,7 @@ def parse_args(argv=None):
         nargs='+',
         choices=[*SAMPLE_PROTOCOLS, 'both'],
         default=['knn'],
-        help="'both' is knn and linear; attentive: images",
+        help="'both' is knn and linear; attentive and finetune: images",
     )
     add(
         '--arms',
@@ -92,7 +94,7 @@ def parse_args(argv=None):
     add(
         '--batch-size',
         type=int,
-        help="sweeps (default 2) or images (default: the config's) at a time",
+        help="sweeps (default 2) or images (default: the config's; 256 in fine-tuning) at a time",
     )
     add('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
     add('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
@@ -134,8 +136,10 @@ def _image_options(parser):
         choices=(1, 4),
         help='last layers to read; with both (the default) linear heads choose, others read one',
     )
-    add('--amp', action='store_true', help='features in bfloat16')
-    add('--epochs', type=int, help='of linear (default 50) and attentive probes (20)')
+    add('--amp', action='store_true', help='features and fine-tuning in bfloat16')
+    add('--epochs', type=int, help='of linear (default 50), attentive (20), fine-tuning (20)')
+    add('--lr', type=float, help='of fine-tuning, the peak (default 1e-3)')
+    add('--layer-decay', type=float, help='of fine-tuning, from block to block (default 0.75)')
     add('--cache-dir', help='for features (default: features/ in the work dir)')
     add('--no-cache', action='store_true', help='keep no features on disk')
     return {action.dest: action.default for action in group._group_actions}
@@ -148,10 +152,19 @@ def refuse_foreign(args, kind):
         if other != kind and given:
             option = '--' + given[0].replace('_', '-')
             raise ConfigError(f'{option} is for {other}; {args.config} reads {kind}: leave it out')
+    finetune = 'finetune' in args.protocol
+    if finetune and kind != 'images':
+        raise ConfigError(
+            f'--protocol finetune is for images; {args.config} reads {kind}: fine-tune a LiDAR '
+            'encoder with the configs in configs/downstream/mmdet3d'
+        )
+    if not finetune and (args.lr is not None or args.layer_decay is not None):
+        raise ConfigError('--lr and --layer-decay are for --protocol finetune: leave them out')
 
 
 def protocols_of(args):
-    return PROTOCOLS if 'both' in args.protocol else tuple(dict.fromkeys(args.protocol))
+    named = [PROTOCOLS if name == 'both' else (name,) for name in args.protocol]
+    return tuple(dict.fromkeys(name for names in named for name in names))
 
 
 def settings_of(args):
@@ -193,6 +206,7 @@ def sample_settings_of(args):
         numbers['ks'] = tuple(dict.fromkeys(args.k))
     if args.epochs is not None:
         numbers['linear'] = numbers['attentive'] = HeadSchedule(epochs=args.epochs)
+    tuning = dict(epochs=args.epochs, lr=args.lr, layer_decay=args.layer_decay)
     return SampleProbeSettings(
         protocols=protocols_of(args),
         arms=tuple(dict.fromkeys(args.arms or ['untrained', 'checkpoint'])),
@@ -206,6 +220,7 @@ def sample_settings_of(args):
         batch_size=args.batch_size,
         amp=args.amp,
         protocol=SampleProtocolSettings(**numbers),
+        finetune=FinetuneSettings(**{k: v for k, v in tuning.items() if v is not None}),
     )
 
 

@@ -14,8 +14,7 @@ BEV embedding as colours, prediction against target over the masked cells, and t
 Pre-training on images: the target blocks, the context, principal components of the patch tokens,
 the predictions as nearest patches, their agreement with the targets, and the spectrum.
 Detection configs: detections and ground truth from above, two detectors beside each other with
---compare. Labels and calibration are taken from KITTI's folders beside the sweep's
-(../label_2, ../calib) where they are there.
+--compare. Ground truth is that of the info files of the config's data sets.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from pathlib import Path
 from mmjepa.engine.config import ConfigError, OptionAction
 from mmjepa.engine.errors import one_line_errors
 
-DETECTION_OPTIONS = ('compare', 'names', 'labels', 'score_threshold', 'min_iou', 'viewer')
+DETECTION_OPTIONS = ('compare', 'names', 'no_labels', 'score_threshold', 'min_iou', 'viewer')
 
 
 def parse_args(argv=None):
@@ -46,7 +45,9 @@ def parse_args(argv=None):
         '--compare', metavar='CHECKPOINT2', help='a second panel with its detections'
     )
     group.add_argument('--names', nargs='+', metavar='NAME', help='of the detectors, in the titles')
-    group.add_argument('--labels', help="KITTI label file, or 'none' (default: beside the sweep)")
+    group.add_argument(
+        '--no-labels', action='store_true', default=None, help='detections without ground truth'
+    )
     group.add_argument('--score-threshold', type=float, help='lowest score shown (default: 0.3)')
     group.add_argument(
         '--min-iou', type=float, help="3D IoU of a right detection (default: KITTI's, else 0.5)"
@@ -119,8 +120,6 @@ def draw_detections(args, cfg):
     from mmjepa.visualization import compare_detections, detections_figure, save_figure
     from mmjepa.visualization.matching import min_ious, read_ground_truth
 
-    labels = None if args.labels == 'none' else args.labels
-    truth = None if args.labels == 'none' else read_ground_truth(args.input, labels)
     threshold = 0.3 if args.score_threshold is None else args.score_threshold
     checkpoints = [args.checkpoint, *([args.compare] if args.compare else [])]
     names = args.names or [c if c != 'none' else 'untrained' for c in checkpoints]
@@ -131,6 +130,12 @@ def draw_detections(args, cfg):
         weights = None if checkpoint == 'none' else checkpoint
         model = init_detector(cfg, weights, args.device)
         found[name] = detect(model, args.input)
+    truth = None if args.no_labels else read_ground_truth(cfg, args.input)
+    if truth is None and not args.no_labels:
+        print(
+            f'no ground truth: no info file of the config lists {args.input} with labels (is '
+            'data_root that of the sweep? tools/create_data.py makes info files)'
+        )
     views = compare_detections(
         found,
         truth,

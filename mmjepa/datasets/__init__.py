@@ -1,4 +1,4 @@
-"""Label-free data sets and their transforms."""
+"""Data sets and their transforms; pre-training's are label-free."""
 
 from .bad_sample import BadSampleError
 from .collate import jepa_collate
@@ -6,6 +6,7 @@ from .image_folder import ImageFolderDataset
 from .image_shards import TarShardDataset
 from .inspect_sweeps import FolderReport, inspect_folder
 from .kitti import KittiCalib, KittiObjects, points_in_boxes
+from .labelled_images import LabelledImageDataset
 from .nuscenes_sweeps import NuScenesSweeps
 from .point_files import read_points
 from .point_sweeps import PointSweepDataset
@@ -21,6 +22,7 @@ from .transforms import (
     PackJEPAInputs,
     PointShuffle,
     PointsRangeFilter,
+    RandAugmentImage,
     RandomFlipImage,
     RandomFlipPoints,
     ResizeCenterCrop,
@@ -36,6 +38,7 @@ __all__ = [
     'ImageFolderDataset',
     'KittiCalib',
     'KittiObjects',
+    'LabelledImageDataset',
     'LoadCroppedImage',
     'LoadPoints',
     'NormalizeIntensity',
@@ -44,6 +47,7 @@ __all__ = [
     'PointShuffle',
     'PointSweepDataset',
     'PointsRangeFilter',
+    'RandAugmentImage',
     'RandomFlipImage',
     'RandomFlipPoints',
     'ResizeCenterCrop',

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -79,7 +80,7 @@ class ImageFolderDataset(SampleDataset):
         self._chosen = (
             None if indices is None else np.asarray(take(len(self._all), indices, self.noun))
         )
-        self.metainfo = {
+        self.metainfo: dict[str, Any] = {
             'data_root': str(self.data_root),
             'layout': 'image_folder',
             'split': split,

@@ -1,6 +1,7 @@
 """Runner, loop, sampler, schedules, optimizer wrappers, hooks."""
 
 from .hooks import *  # noqa: F403
+from .lars import LARS
 from .loop import JEPATrainLoop
 from .optim import JEPAFp16OptimWrapper, JEPAOptimWrapper, JEPAOptimWrapperConstructor
 from .runner import JEPARunner
@@ -8,6 +9,7 @@ from .sampler import ResumableBatchSampler
 from .schedules import PhasedScheduler
 
 __all__ = [
+    'LARS',
     'JEPAFp16OptimWrapper',
     'JEPAOptimWrapper',
     'JEPAOptimWrapperConstructor',

@@ -40,7 +40,7 @@ def check_info_files(config: Config, splits: Sequence[str] = ('train', 'val')) -
     for name in splits:
         loaders = config.get(f'{name}_dataloader') or []
         for loader in loaders if isinstance(loaders, list) else [loaders]:
-            dataset = _innermost(loader.get('dataset') or {})
+            dataset = innermost(loader.get('dataset') or {})
             if not isinstance(dataset, dict) or not str(dataset.get('ann_file')).endswith('.pkl'):
                 continue
             path = Path(dataset.get('data_root') or '', dataset['ann_file'])
@@ -79,7 +79,7 @@ def _check_infos(path: Path, infos: dict[str, Any], dataset: dict[str, Any]) -> 
         )
 
 
-def _innermost(dataset: Any) -> Any:
+def innermost(dataset: Any) -> Any:
     """The data set below its wrappers."""
     while isinstance(dataset, dict) and 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -106,7 +106,7 @@ def apply_label_fraction(config: Config) -> None:
     fraction = config.get('label_fraction')
     if fraction is None:
         return
-    dataset = _innermost(config.train_dataloader.dataset)
+    dataset = innermost(config.train_dataloader.dataset)
     infos, every = Path(dataset.data_root, dataset.ann_file), dataset.get('load_interval', 1)
     frames = len(read_infos(infos)['data_list'])
     available = len(range(0, frames, every))

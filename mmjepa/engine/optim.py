@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import Tensor, nn
 
@@ -140,7 +140,8 @@ class JEPAOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper for ``model``."""
-        wrapper = super().__call__(model)
+        with _without_a_line_per_tensor():
+            wrapper = super().__call__(model)
         scales = {} if self.layer_decay is None else _layer_scales(model, self.layer_decay)
         merged: dict[tuple, dict] = {}
         for group in wrapper.optimizer.param_groups:
@@ -150,8 +151,30 @@ class JEPAOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     key = tuple(sorted((k, repr(v)) for k, v in own.items()))
                     merged.setdefault(key, own)['params'].append(parameter)
         wrapper.optimizer.param_groups[:] = list(merged.values())
+        if self.paramwise_cfg or scales:
+            rates = [group['lr'] for group in merged.values()]
+            print_log(
+                f'{len(merged)} groups of parameters, learning rates {min(rates):.3g} to '
+                f'{max(rates):.3g}',
+                logger='current',
+            )
         # base_param_settings of MMEngine is a group without trainable parameters: keep its values
         return wrapper
+
+
+@contextmanager
+def _without_a_line_per_tensor() -> Iterator[None]:
+    """MMEngine logs every option of every tensor, hundreds of lines."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith('paramwise_options')
+
+    logger = MMLogger.get_current_instance()
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _layer_scales(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:

@@ -1,5 +1,5 @@
 """Looking inside: functions on features, probes on frozen encoders, detection metrics."""
 
-from .metrics import KittiAPMetric, ONCEAPMetric
+from .metrics import Accuracy, KittiAPMetric, ONCEAPMetric
 
-__all__ = ['KittiAPMetric', 'ONCEAPMetric']
+__all__ = ['Accuracy', 'KittiAPMetric', 'ONCEAPMetric']

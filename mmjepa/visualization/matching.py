@@ -7,6 +7,7 @@ centre is seen in it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 
-from mmjepa.datasets.kitti import KittiCalib, KittiObjects
+from mmjepa.datasets.info_files import read_infos
+from mmjepa.datasets.kitti import KittiCalib
+from mmjepa.engine.finetune import innermost
 from mmjepa.evaluation.functional.kitti_annotations import NEIGHBOURS
 from mmjepa.evaluation.functional.kitti_ap import IOU_SETS
 from mmjepa.evaluation.functional.rotated_iou import overlaps_3d
@@ -83,55 +88,79 @@ class Matches:
     detections: NDArray[np.str_]
 
 
-def read_ground_truth(
-    sweep: str | Path | None, labels: str | Path | None = None
-) -> GroundTruth | None:
-    """The KITTI labels of a sweep.
+def read_ground_truth(config: Config, sweep: str | Path) -> GroundTruth | None:
+    """The labels of a sweep in the info files of a detection config.
 
     Args:
-        sweep: ``<root>/velodyne/000123.bin`` has its labels in ``<root>/label_2/000123.txt`` and
-            its calibration in ``<root>/calib/000123.txt``.
-        labels: another label file; its calibration may also lie in ``../calib`` beside it.
+        config: its test, validation and train data sets are searched, in this order; those whose
+            info file isn't there are passed over.
+        sweep: one of their files; of KITTI also that in ``velodyne``, which wasn't cut to the
+            camera's view.
 
     Returns:
-        The objects; None where no ``labels`` are given and none lie beside the sweep.
+        The objects; None where no info file lists the sweep with labels.
 
     Raises:
-        FileNotFoundError: ``labels`` isn't there, or the calibration isn't.
-        ValueError: a file is damaged.
+        InfoFileError: an info file is damaged, or of mmdet3d 0.x.
     """
-    places = []
-    if sweep is not None:
-        folder, frame = Path(sweep).absolute().parent.parent, Path(sweep).name.split('.')[0]
-        places.append(folder / 'calib' / f'{frame}.txt')
-        if labels is None:
-            labels = folder / 'label_2' / f'{frame}.txt'
-            if not labels.is_file():
-                return None
-    if labels is None:
-        return None
-    labels = Path(labels).absolute()
-    places.append(labels.parent.parent / 'calib' / labels.name)
-    objects = KittiObjects.from_file(labels)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f'{labels} is in camera coordinates, and its calibration is not at '
-            f'{" or ".join(dict.fromkeys(map(str, places)))}: fetch it, or draw without ground '
-            'truth (--labels none)'
-        )
-    calib = KittiCalib.from_file(found)
-    ignored = objects.names == 'DontCare'
-    real = objects.select(~ignored)
-    # own labels may come without image boxes: then there is no difficulty either
-    rated = (real.bbox[:, 2:] > real.bbox[:, :2]).all(axis=1)
+    from mmdet3d.registry import DATASETS
+
+    seen = set()
+    for name in ('test', 'val', 'train'):
+        dataset = innermost((config.get(f'{name}_dataloader') or {}).get('dataset') or {})
+        if not dataset.get('ann_file'):
+            continue
+        # all classes that are labelled, and nothing read yet
+        plain: dict[str, Any] = dict(pipeline=[], metainfo=None, test_mode=True, lazy_init=True)
+        with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdet3d')):
+            reader = DATASETS.build({**dataset, **plain})
+        if reader.ann_file in seen or not Path(reader.ann_file).is_file():
+            continue
+        seen.add(reader.ann_file)
+        frame = _find_frame(reader, Path(sweep).resolve())
+        if frame is not None:
+            return _objects(reader, frame)
+    return None
+
+
+def _find_frame(reader: Any, sweep: Path) -> dict[str, Any] | None:
+    """The labelled frame of the info file whose sweep is this one."""
+    for frame in read_infos(reader.ann_file)['data_list']:
+        listed = Path(reader.data_prefix.get('pts', ''), frame['lidar_points']['lidar_path'])
+        if listed.name == sweep.name and 'instances' in frame:
+            whole = listed.parent.with_name('velodyne') / listed.name
+            if sweep in (listed.resolve(), whole.resolve()):
+                return frame
+    return None
+
+
+def _objects(reader: Any, frame: dict[str, Any]) -> GroundTruth:
+    instances, camera = frame['instances'], (frame.get('images') or {}).get('CAM2')
+    found = reader.parse_data_info(copy.deepcopy(frame))['eval_ann_info']
+    boxes, labels = found['gt_bboxes_3d'], found['gt_labels_3d']
+    known = labels >= 0
+    counted = np.ones(len(labels), dtype=bool)
+    if 'difficulty' in found:  # KITTI's; own labels may come without image boxes, on which it rests
+        seen = found['gt_bboxes']
+        counted = (found['difficulty'] >= 0) | ~(seen[:, 2:] > seen[:, :2]).all(axis=1)
+    # other objects without a class have a size
+    regions = [
+        each['bbox']
+        for each in instances
+        if each['bbox_label_3d'] < 0 and max(each['bbox_3d'][3:6]) <= 0
+    ]
     return GroundTruth(
-        boxes=real.boxes_lidar(calib),
-        names=real.names,
-        counted=~rated | (real.difficulty() >= 0),
-        dontcare=objects.bbox[ignored],
-        calib=calib,
+        boxes=np.hstack([boxes.gravity_center, boxes.tensor[:, 3:7]]).astype(np.float64)[known],
+        names=np.array(reader.metainfo['classes'], dtype=np.str_)[labels[known]],
+        counted=counted[known],
+        dontcare=np.array(regions, dtype=np.float64).reshape(-1, 4),
+        calib=None if camera is None else _calib(camera),
     )
+
+
+def _calib(camera: Mapping[str, Any]) -> KittiCalib:
+    projection, to_camera = (np.array(camera[key])[:3] for key in ('cam2img', 'lidar2cam'))
+    return KittiCalib(p2=projection, r0=np.eye(3), velo_to_cam=to_camera)
 
 
 def min_ious(names: tuple[str, ...], min_iou: float | None = None) -> dict[str, float]:

@@ -15,9 +15,11 @@ from mmjepa.adapters import FORMATS, read_encoder, write_encoder
 from mmjepa.adapters.sparse_encoder import encoder_keys
 from mmjepa.engine.checkpoint import load_verified
 from mmjepa.engine.hooks import LoadEncoderHook
+from mmjepa.engine.hooks.native_spconv import use_native_kernels
 
 SECOND = '.mim/configs/second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py'
 GRID = [41, 64, 48]
+TOY_SHAPE = [41, 128, 128]  # of toy_lidar.py
 RESIDUAL = {
     'block_type': 'basicblock',
     'encoder_channels': ((16, 16, 32), (32, 32, 64), (64, 64, 128), (128, 128)),
@@ -47,11 +49,12 @@ def voxelnet(request, build):
     import mmjepa.models  # noqa: F401
 
     config = Config.fromfile(Path(mmdet3d.__file__).parent / SECOND).model
+    config.middle_encoder.sparse_shape = TOY_SHAPE
     if request.param != 'SparseEncoder':
         config.middle_encoder = {
             'type': request.param,
             'in_channels': 4,
-            'sparse_shape': [41, 1600, 1408],
+            'sparse_shape': TOY_SHAPE,
         }
     return build(config)
 
@@ -88,8 +91,12 @@ def test_the_trap_is_there(voxelnet, make_state, tmp_path):
     assert _equal(voxelnet.middle_encoder, make_state()) == (60 if theirs else 72)
 
 
+def load_exported(detector, path):
+    load_checkpoint(detector, str(path), logger='silent')
+
+
 def test_load_checkpoint(voxelnet, exported, make_state):
-    load_checkpoint(voxelnet, str(exported), logger='silent')
+    load_exported(voxelnet, exported)
     assert _equal(voxelnet.middle_encoder, make_state()) == 72
 
 
@@ -115,6 +122,13 @@ def test_load_from_of_the_runner(voxelnet, exported, make_state, tmp_path):
     assert _equal(runner.model.middle_encoder, make_state()) == 72
 
 
+def through_the_hook(detector, path):
+    logger = logging.getLogger('hook')
+    LoadEncoderHook(str(path)).before_train(
+        SimpleNamespace(bare_model=detector, distributed=False, iter=0, cfg={}, logger=logger)
+    )
+
+
 @pytest.mark.parametrize('kind', ['checkpoint', 'ddp', 'plain', 'exported'])
 def test_hook_fills_the_detector(voxelnet, mmjepa_file, exported, make_state, tmp_path, kind):
     content = torch.load(mmjepa_file, weights_only=True)
@@ -122,11 +136,7 @@ def test_hook_fills_the_detector(voxelnet, mmjepa_file, exported, make_state, tm
     if kind == 'ddp':
         content['state_dict'] = {f'module.{k}': v for k, v in content['state_dict'].items()}
     torch.save(content['state_dict'] if kind == 'plain' else content, path)
-    hook = LoadEncoderHook(str(exported if kind == 'exported' else path))
-    logger = logging.getLogger('hook')
-    hook.before_train(
-        SimpleNamespace(bare_model=voxelnet, distributed=False, iter=0, cfg={}, logger=logger)
-    )
+    through_the_hook(voxelnet, exported if kind == 'exported' else path)
     assert _equal(voxelnet.middle_encoder, make_state()) == 72
 
 
@@ -157,11 +167,7 @@ def test_load_verified_is_not_fooled_by_missing_versions(voxelnet, make_state):
 
 
 def _native(encoder):
-    from spconv.core import ConvAlgo
-
-    for module in encoder.modules():
-        if hasattr(module, 'algo'):
-            module.algo = ConvAlgo.Native
+    assert use_native_kernels(encoder)
     return encoder.eval()
 
 
@@ -214,15 +220,18 @@ def test_metadata_is_needed_for_every_convolution(exported):
         )
 
 
-def test_features_after_one_step_of_pretraining(voxelnet, repo, tmp_path):
+@pytest.mark.parametrize('backend', ['spconv', 'rulebook'])
+def test_features_after_one_step_of_pretraining(voxelnet, repo, tmp_path, backend):
     """Pre-train a step, export, load into SECOND: extract_feat and the detector see the same."""
-    from toy_lidar import toy_scene
+    from toy_lidar import TOY_RANGE, TOY_VOXEL, toy_scene
 
     from mmjepa.engine.checkpoint import atomic_save
     from mmjepa.engine.config import load_config
     from mmjepa.registry import MODELS
 
-    model = MODELS.build(load_config(repo / 'configs/adl_jepa/kitti.py').model)
+    options = {'point_cloud_range': TOY_RANGE, 'voxel_size': TOY_VOXEL}
+    options['model.encoder.backend'] = backend
+    model = MODELS.build(load_config(repo / 'configs/adl_jepa/kitti.py', options).model)
     data = {
         'inputs': {'points': [torch.from_numpy(toy_scene(i)) for i in range(2)]},
         'data_samples': [{'sample_seed': i} for i in range(2)],
@@ -231,21 +240,25 @@ def test_features_after_one_step_of_pretraining(voxelnet, repo, tmp_path):
     optimizer = torch.optim.SGD(model.encoder.parameters(), lr=0.1)
     sum(v for k, v in model.loss(inputs).items() if 'loss' in k).backward()
     optimizer.step()
-    source, out = tmp_path / 'jepa.pth', tmp_path / 'second.pth'
-    atomic_save({'meta': {'method': 'ADLJEPA'}, 'state_dict': model.state_dict()}, source)
+    state, meta = model.state_dict(), {'method': 'ADLJEPA'}
+    source, ddp, out = (tmp_path / f'{name}.pth' for name in ('jepa', 'ddp', 'second'))
+    atomic_save({'meta': meta, 'state_dict': state}, source)
+    atomic_save({'meta': meta, 'state_dict': {f'module.{k}': state[k] for k in state}}, ddp)
     write_encoder(read_encoder(source, 'mmjepa'), out, 'mmdet3d')
-    load_checkpoint(voxelnet, str(out), logger='silent')
     encoder = voxelnet.middle_encoder.eval()
-    theirs = type(encoder).__name__ == 'SparseEncoder'
-    if theirs:  # the only kernels that spconv has for CPU tensors
-        from spconv.core import ConvAlgo
-
-        for module in encoder.modules():
-            if hasattr(module, 'algo'):
-                module.algo = ConvAlgo.Native
+    use_native_kernels(encoder)  # of mmdet3d's own
     model.eval()
     with torch.no_grad():
         ours = model.extract_feat(inputs)
-        detectors = encoder(inputs['feats'], inputs['coors'].int(), 2)
     assert ours.abs().max() > 0
-    assert torch.equal(detectors, ours)
+    for load, path in ((load_exported, out), (through_the_hook, ddp)):
+        for value in encoder.state_dict().values():
+            value.zero_()
+        load(voxelnet, path)
+        with torch.no_grad():
+            detectors = encoder(inputs['feats'], inputs['coors'].int(), 2)
+        if backend == 'spconv':  # the detector's, of either encoder
+            assert torch.equal(detectors, ours)
+        else:
+            atol = 1e-6 * float(ours.abs().max())
+            torch.testing.assert_close(detectors, ours, rtol=1e-4, atol=atol)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from mmjepa.datasets.info_files import InfoFileError, load_plain, write_plain
 from mmjepa.engine.config import ConfigError, check_config, load_config
 from mmjepa.engine.finetune import apply_label_fraction, check_info_files
 from mmjepa.engine.runner import build_runner
-from mmjepa.registry import DATASETS, METRICS
+from mmjepa.registry import DATASETS, METRICS, MODELS
 
 pytest.importorskip('mmdet3d.models', exc_type=ImportError)
 
@@ -207,6 +208,32 @@ def test_label_fraction_reaches_wrapped_data_sets(stem, tmp_path):
     assert frames.indices == 2
     data = build_runner(cfg).train_dataloader.dataset
     assert len(data[0, 1]['inputs']['points'])
+
+
+@pytest.mark.parametrize('factor', [1.0, 0.1])
+@pytest.mark.parametrize('stem', ['second_kitti', 'centerpoint_nuscenes', 'centerpoint_waymo'])
+def test_learning_rate_of_the_encoder(stem, factor):
+    cfg = load_config(FOLDER / f'{stem}.py', dict(encoder_lr_mult=factor))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = [(p, group['lr']) for group in groups for p in group['params']]
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert len(rates) == len({p for p, _ in rates}) == len(names)  # each in one group
+    of_encoder = ('middle_encoder.', 'pts_middle_encoder.')
+    assert sum(names[parameter].startswith(of_encoder) for parameter, _ in rates) == 36
+    for parameter, rate in rates:
+        wanted = factor if names[parameter].startswith(of_encoder) else 1.0
+        assert rate == pytest.approx(wanted * cfg.optim_wrapper.optimizer.lr), names[parameter]
+
+
+def test_options_of_the_encoder_reach_the_hook():
+    options = dict(jepa_checkpoint='epoch_30.pth', frozen_epochs=2)
+    for stem in RUNS:
+        cfg = load_config(FOLDER / f'{stem}.py', options)
+        hook = cfg.custom_hooks[1]
+        assert (hook.checkpoint, hook.frozen_epochs) == ('epoch_30.pth', 2)
+        assert cfg.find_unused_parameters
 
 
 @pytest.mark.parametrize('stem', ['second_kitti', 'second_kitti_paper', 'pv_rcnn_kitti'])

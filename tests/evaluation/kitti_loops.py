@@ -1,6 +1,7 @@
 """KITTI AP by the loops of its development kit, object by object: a second opinion for tests."""
 
 import math
+import time
 
 import numpy as np
 import torch
@@ -112,3 +113,15 @@ def loop_ap(truths, found, name, measure, level, minimum):
     curve += [(0.0, 0.0)] * (41 - len(curve))
     best = [tuple(max(c[m] for c in curve[k:]) for m in (0, 1)) for k in range(41)]
     return tuple(100 * sum(b[m] for b in best[1:]) / 40 for m in (0, 1))
+
+
+def seconds_on_one_core(function, *arguments):
+    """CPU time of a call with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        start = time.process_time()
+        function(*arguments)
+        return time.process_time() - start
+    finally:
+        torch.set_num_threads(threads)

@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from kitti_loops import seconds_on_one_core
+from once_loops import frame_overlaps, loop_ap, random_frames
 
 from mmjepa.evaluation.functional import once_ap
 
@@ -155,3 +157,23 @@ def test_bad_input(change, message):
     truths, found, min_iou = change(truths, scored(truths))
     with pytest.raises(ValueError, match=message):
         once_ap(truths, found, min_iou)
+
+
+@pytest.mark.parametrize(('seed', 'count'), [(0, 20), (1, 60), (2, 3)])
+def test_equals_the_loops(seed, count):
+    truths, found = random_frames(seed, count)
+    overlaps = [frame_overlaps(*pair) for pair in zip(truths, found, strict=True)]
+    figures = metrics(truths, found)
+    seen = 0
+    for name in ('Vehicle', 'Pedestrian', 'Cyclist'):
+        for place in PLACES:
+            wanted = loop_ap(truths, found, overlaps, name, place)
+            figure = figures[f'{name}_ap_{place}']
+            assert figure == pytest.approx(wanted, abs=1e-9, nan_ok=True), (name, place)
+            seen += 0 < wanted < 100
+    assert seen > (3 if count == 3 else 10)
+
+
+def test_a_thousand_frames_with_fifty_detections_take_less_than_a_minute():
+    truths, found = random_frames(7, 1000, num_truths=(5, 16), num_detections=50)
+    assert seconds_on_one_core(once_ap, truths, found) < 60

@@ -11,10 +11,12 @@ import torch
 from toy_images import write_toy_images
 
 from mmjepa.apis import init_model
+from mmjepa.downstream.images.classifier import ImageClassifier
 from mmjepa.engine.checkpoint import CheckpointError
 from mmjepa.engine.config import load_config
 from mmjepa.evaluation.functional.heads import HeadSchedule
 from mmjepa.evaluation.probes import (
+    FinetuneSettings,
     SampleProbeSettings,
     SampleProtocolSettings,
     format_samples,
@@ -22,7 +24,9 @@ from mmjepa.evaluation.probes import (
     probe_samples,
     write_samples,
 )
+from mmjepa.evaluation.probes.finetune import make_optimizer
 from mmjepa.evaluation.probes.sample_protocols import RUN, TrainPart, score
+from mmjepa.models.encoders import JEPAViT
 
 SMALL = dict(arch=[16, 4, 2, 32], predictor_depth=1, predictor_width=16, batch_size=16)
 FAST = SampleProtocolSettings(
@@ -321,7 +325,7 @@ def test_models_that_cannot_be_probed(config, repo, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'protocols': ('finetune',)}, 'protocols'),
+        ({'protocols': ('fewshot',)}, 'protocols'),
         ({'arms': ('handmade',)}, 'arms'),
         ({'layers': (2,)}, 'layers'),
         ({'which': 'both'}, 'which'),
@@ -332,6 +336,84 @@ def test_models_that_cannot_be_probed(config, repo, tmp_path):
 def test_bad_settings_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         SampleProbeSettings(**arguments)
+
+
+TUNE = FinetuneSettings(epochs=4, lr=3e-3, batch_size=16)
+
+
+def test_finetuning_of_both_arms(config, tmp_path):
+    """The whole encoder learns, from the checkpoint's weights; nothing else notices."""
+    cfg = config()
+
+    def dead(model):  # constant features: no head can read them, an encoder that learns can
+        model.target.encoder.norm.weight.data.zero_()
+
+    path = save(cfg, tmp_path / 'last.pth', change=dead)
+    state = torch.get_rng_state()
+    common = dict(seeds=(0, 1), protocol=FAST, finetune=TUNE)
+    settings = SampleProbeSettings(protocols=('linear', 'finetune'), **common)
+    found = probe_samples(cfg, path, settings)
+    assert torch.equal(state, torch.get_rng_state())
+    arms = found['protocols']['finetune']
+    assert arms['untrained']['mean'] > 0.9
+    assert arms['checkpoint']['mean'] > 0.6 > found['protocols']['linear']['checkpoint']['mean']
+    for entry in arms.values():
+        for run in entry['runs']:
+            assert run['chosen'] == {'epochs': 4, 'lr': 3e-3, 'layer_decay': 0.75}
+            assert run['held_out'] is None and run['tried'] == []
+    assert found['comparison']['finetune'].keys() == {'gain', 'spread', 'clear'}
+    assert 'epochs 4, lr 0.003, layer_decay 0.75' in format_samples(found)
+    json_path, _ = write_samples(found, tmp_path)
+    assert json.loads(json_path.read_text())['settings']['finetune']['epochs'] == 4
+    alone = probe_samples(cfg, path, SampleProbeSettings(protocols=('finetune',), **common))
+    assert alone['protocols']['finetune'] == arms
+    assert alone['cache'] == {'folder': None, 'hits': 0, 'misses': 0}
+    # first fine-tuned, then read frozen: the encoder is the checkpoint's again
+    swapped = SampleProbeSettings(protocols=('finetune', 'linear'), **common)
+    assert probe_samples(cfg, path, swapped)['protocols'] == found['protocols']
+
+
+def test_finetuning_learns_from_labels_of_the_training_split_alone(config, root, tmp_path):
+    settings = SampleProbeSettings(protocols=('finetune',), finetune=TUNE)
+    poisoned, shuffled = tmp_path / 'poisoned', tmp_path / 'shuffled'
+    for folder in (poisoned, shuffled):
+        shutil.copytree(root, folder)
+    for old, new in (('blue', 'x'), ('green', 'blue'), ('red', 'green'), ('x', 'red')):
+        (poisoned / 'test' / old).rename(poisoned / 'test' / new)
+    names = sorted((shuffled / 'train').rglob('*.png'))
+    for i, path in enumerate(names):  # a third of each colour in each class
+        path.rename(path.parents[1] / ('blue', 'green', 'red')[i % 3] / f'{i}.png')
+
+    def top1(folder, workers=0, options=settings):
+        cfg = config(num_workers=workers)
+        found = probe_samples(cfg, None, options, data_root=folder)
+        return found['protocols']['finetune']['untrained']['mean']
+
+    assert top1(root) == top1(root, workers=2) > 0.9
+    assert top1(poisoned) < 0.1
+    assert top1(shuffled) < 0.7
+    rough = SampleProbeSettings(protocols=('finetune',), finetune=TUNE, amp=True, batch_size=8)
+    assert top1(root, options=rough) > 0.9
+
+
+def test_finetuning_has_rates_by_depth():
+    model = ImageClassifier(JEPAViT([8, 2, 2, 16], 16, 4, positions='learned'), 3)
+    groups = make_optimizer(model, FinetuneSettings(layer_decay=0.5)).optimizer.param_groups
+    assert sum(len(g['params']) for g in groups) == len(list(model.parameters()))
+    rates = {(round(1e3 * g['lr'], 6), g['weight_decay']) for g in groups}
+    assert rates == {(rate, wd) for rate in (0.125, 0.25, 0.5, 1.0) for wd in (0.0, 0.05)}
+
+
+def test_finetuning_that_diverges_says_so(config):
+    settings = SampleProbeSettings(protocols=('finetune',), finetune=FinetuneSettings(2, lr=1e30))
+    with pytest.raises(ValueError, match='diverged to NaN: give a lower learning rate'):
+        probe_samples(config(), None, settings)
+
+
+@pytest.mark.parametrize('arguments', [dict(epochs=0), dict(lr=0.0), dict(layer_decay=1.5)])
+def test_bad_finetuning_raises(arguments):
+    with pytest.raises(ValueError, match='fine-tuning needs epochs'):
+        FinetuneSettings(**arguments)
 
 
 @pytest.mark.parametrize(

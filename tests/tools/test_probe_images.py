@@ -75,9 +75,19 @@ def test_without_checkpoint_and_cache(module, config, options, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ['probe_images.csv', 'probe_images.json']
 
 
+def test_finetuning(module, config, options, tmp_path, capsys):
+    arguments = ['--protocol', 'finetune', '--epochs', '2', '--lr', '3e-3', '--work-dir', 'out']
+    results = module['main']([config, 'none', *arguments, *options])
+    assert list(results['protocols']) == ['finetune']
+    assert 'epochs 2, lr 0.003' in capsys.readouterr().out
+    written = sorted(p.name for p in (tmp_path / 'out').iterdir())
+    assert written == ['probe_images.csv', 'probe_images.json']
+
+
 def test_arguments_reach_the_settings(module):
     text = 'c.py runs/{seed}/last.pth --protocol both --seeds 4 5 --k 5 --which online --layers 4'
     text += ' --amp --epochs 7 --max-train-samples 9 --test-split val2 --batch-size 3'
+    text += ' --lr 0.01 --layer-decay 0.5'
     args = module['parse_args'](text.split(' '))
     settings = module['sample_settings_of'](args)
     assert settings.protocols == ('knn', 'linear')
@@ -85,6 +95,10 @@ def test_arguments_reach_the_settings(module):
     assert settings.amp and settings.protocol.ks == (5,)
     assert settings.protocol.linear.epochs == settings.protocol.attentive.epochs == 7
     assert (settings.max_train, settings.test_split, settings.batch_size) == (9, 'val2', 3)
+    tune = settings.finetune
+    assert (tune.epochs, tune.lr, tune.layer_decay) == (7, 0.01, 0.5)
+    both = module['parse_args'](['c.py', 'none', '--protocol', 'both', 'finetune', 'knn'])
+    assert module['sample_settings_of'](both).protocols == ('knn', 'linear', 'finetune')
     assert module['cache_dir'](args).parts[-3:] == ('runs', '4', 'features')
     plain = module['sample_settings_of'](module['parse_args'](['c.py', 'none']))
     assert plain == module['SampleProbeSettings']()
@@ -107,5 +121,10 @@ def test_errors_are_one_line(module, config, options, repo, root, tmp_path):
     pairs = [f'{k}={v}'.replace(' ', '') for k, v in COARSE.items()]
     with pytest.raises(SystemExit, match='--k takes one number for LiDAR'):
         main([lidar, 'none', '--k', '3', '5', '--cfg-options', *pairs])
-    with pytest.raises(SystemExit):
-        main([config, 'none', '--protocol', 'finetune'])
+    tune = ['--protocol', 'finetune']
+    assert 'configs/downstream/mmdet3d' in one_line(main, [lidar, 'none', *tune])
+    assert '--lr is for images' in one_line(main, [lidar, 'none', *tune, '--lr', '0.1'])
+    assert 'are for --protocol finetune' in one_line(main, [config, 'none', '--lr', '0.1'])
+    assert 'layer_decay in (0, 1]' in one_line(
+        main, [config, 'none', *tune, '--layer-decay', '2', *options]
+    )

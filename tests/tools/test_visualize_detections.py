@@ -1,6 +1,7 @@
 """``tools/visualize.py`` with a detection config, from the command line to the picture."""
 
 import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def test_two_detectors_beside_each_other(
     assert not np.allclose(*corners)  # other weights, other boxes
 
 
+def test_without_ground_truth(main, config, options, sweep, tmp_path, capsys):
+    copied = tmp_path / 'own.bin'
+    copied.write_bytes(Path(sweep).read_bytes())
+    for more, said in (([sweep, '--no-labels'], False), ([str(copied)], True)):
+        main([config, 'none', '--device', 'cpu', '--input', *more, *options])
+        out = capsys.readouterr().out
+        assert ('no info file of the config lists' in out) == said
+        assert 'detections, no ground truth' in out
+
+
 def one_line(main, arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
@@ -101,8 +112,6 @@ def test_errors_are_one_line(main, config, options, root, sweep, tmp_path):
     far = np.full((50, 4), 90, np.float32)
     far.tofile(tmp_path / 'far.bin')
     assert 'none of its 50 points' in one_line(main, [*run, tmp_path / 'far.bin', *options])
-    labels = ['--labels', tmp_path / 'absent.txt']
-    assert 'absent.txt: no such file' in one_line(main, [*run, sweep, *labels, *options])
     assert 'min_iou' in one_line(main, [*run, sweep, '--min-iou', '7', *options])
 
     part = {'bbox_head.conv_cls.weight': torch.zeros(1)}

@@ -2,11 +2,14 @@
 
 import types
 
+import mm3d_scenes
 import numpy as np
 import pytest
-from kitti_scenes import CALIB, write_kitti
+from kitti_scenes import CALIB
 
-from mmjepa.datasets.kitti import KittiCalib, points_in_boxes
+from mmjepa.datasets.info_files import InfoFileError, load_plain, write_plain
+from mmjepa.datasets.kitti import KittiCalib, KittiObjects, points_in_boxes
+from mmjepa.engine.config import load_config
 from mmjepa.visualization import save_figure, viewer
 from mmjepa.visualization.detections import (
     CLASS_COLOURS,
@@ -112,43 +115,104 @@ def test_limits():
 # -------------------------------------------------------------------------------- ground truth
 
 
+LAYOUTS = {  # data set: config, folder of the sweeps, columns of a sweep
+    'kitti': ('second_kitti', 'training/velodyne', 4),
+    'nuscenes': ('centerpoint_nuscenes', 'samples/LIDAR_TOP', 5),
+    'waymo': ('centerpoint_waymo', 'training/velodyne', 6),
+    'once': ('second_once', 'data/*/lidar_roof', 4),
+}
+
+
 @pytest.fixture
-def root(tmp_path):
-    return write_kitti(tmp_path / 'kitti', train=1, val=1)
+def labelled(tmp_path, repo):
+    """Writer of a data set of one training and one validation frame: its config, its folder."""
+    pytest.importorskip('mmdet3d.datasets', exc_type=ImportError)
+
+    def write(name):
+        root = tmp_path / name
+        getattr(mm3d_scenes, f'write_{name}')(root, frames=1)
+        path = repo / f'configs/downstream/mmdet3d/{LAYOUTS[name][0]}.py'
+        return load_config(path, dict(data_root=str(root))), root
+
+    return write
 
 
-def test_labels_beside_the_sweep(root):
-    sweep = root / 'training/velodyne/000001.bin'
-    objects = read_ground_truth(sweep)
-    assert sorted(objects.names) == ['Car', 'Car', 'Cyclist', 'Cyclist', 'Pedestrian', 'Pedestrian']
-    assert objects.counted.all()
-    points = np.fromfile(sweep, np.float32).reshape(-1, 4)
-    inside = np.bincount(points_in_boxes(points, objects.boxes) + 1, minlength=7)[1:]
-    assert (inside >= 100).all()
-    (root / 'training/label_2/000001.txt').unlink()
-    assert read_ground_truth(sweep) is None
-    assert read_ground_truth(None) is None
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_labels_of_all_layouts(labelled, name):
+    config, root = labelled(name)
+    _, folder, columns = LAYOUTS[name]
+    sizes = getattr(mm3d_scenes, name.upper())
+    copies = 2 if name in ('kitti', 'waymo') else 1
+    known = 0
+    for sweep in sorted(root.glob(f'{folder}/*')):
+        objects = read_ground_truth(config, sweep)
+        if objects is None:
+            continue
+        known += 1
+        assert sorted(objects.names) == sorted(list(sizes) * copies)
+        assert objects.counted.all() and not len(objects.dontcare)
+        points = np.fromfile(sweep, np.float32).reshape(-1, columns)
+        inside = np.bincount(points_in_boxes(points, objects.boxes) + 1)[1:]
+        assert (inside >= 100).all()
+        wanted = [sizes[name] for name in objects.names]
+        assert np.allclose(objects.boxes[:, 3:6], wanted, atol=1e-5)
+    assert known == 2  # ONCE's sequences hold frames without labels, too
 
 
-def test_labels_from_elsewhere(root, tmp_path):
-    own = root.parent / 'own/labels/a.txt'
-    own.parent.mkdir(parents=True)
-    row = '0.00 {} 0.0 100 100 {} 200 1.5 1.6 4.0 0 1.7 12 0.0\n'
-    dontcare = 'DontCare -1 -1 -10 5 6 7 8 -1 -1 -1 -1000 -1000 -1000 -10\n'
-    flat = 'Car 0 0 0 0 0 0 0 1.5 1.6 4.0 0 1.7 12 0.0\n'  # no image box, no difficulty
-    rows = [f'Car {row.format(0, 200)}', f'Car {row.format(3, 200)}', flat, dontcare]
-    own.write_text(''.join(rows))
-    objects = read_ground_truth(root / 'training/velodyne/000000.bin', own)
-    assert objects.counted.tolist() == [True, False, True]  # occluded 3: harder than 'hard'
+def test_labels_are_those_of_kittis_files(labelled):
+    config, root = labelled('kitti')
+    path = root / 'kitti_infos_val.pkl'
+    infos = load_plain(path)
+    instances = infos['data_list'][0]['instances']
+    instances[0]['difficulty'] = instances[1]['difficulty'] = -1
+    instances[1]['bbox'] = [0.0] * 4  # no image box, no difficulty
+    instances[2]['bbox_label'] = instances[2]['bbox_label_3d'] = 3
+    region = dict(bbox=[5, 6, 7, 8], bbox_3d=[-1000.0] * 3 + [-1.0] * 3 + [-10.0])
+    other = dict(region, bbox_3d=[0.0] * 3 + [1.0] * 4)
+    for each in (region, other):
+        instances.append({**instances[0], 'bbox_label': -1, 'bbox_label_3d': -1, **each})
+    write_plain(infos, path)
+    objects = read_ground_truth(config, root / 'training/velodyne/000001.bin')
+    files = KittiObjects.from_file(root / 'training/label_2/000001.txt')
+    calib = KittiCalib.from_file(root / 'training/calib/000001.txt')
+    boxes = files.boxes_lidar(calib)
+    assert np.allclose(objects.boxes[:, :6], boxes[:, :6], atol=1e-4)
+    turn = objects.boxes[:, 6] - boxes[:, 6]
+    assert np.allclose([np.sin(turn), np.cos(turn)], [[0], [1]], atol=1e-5)
+    names = files.names.tolist()
+    names[2] = 'Van'
+    assert objects.names.tolist() == names
+    assert objects.counted.tolist() == [False, *[True] * 5]
     assert objects.dontcare.tolist() == [[5, 6, 7, 8]]
-    assert np.allclose(objects.boxes[0], [12, 0, -1.7 + 0.75, 4, 1.6, 1.5, -np.pi / 2])
-    with pytest.raises(FileNotFoundError, match=r'its calibration is not at .*--labels none'):
-        read_ground_truth(tmp_path / 'sweep.bin', own)
-    (root.parent / 'own/calib').mkdir()
-    (root.parent / 'own/calib/a.txt').write_text(CALIB)
-    assert len(read_ground_truth(tmp_path / 'sweep.bin', own)) == 3
-    with pytest.raises(FileNotFoundError, match='label file'):
-        read_ground_truth(root / 'training/velodyne/000000.bin', tmp_path / 'absent.txt')
+    for seen, wanted in zip(
+        objects.calib.camera_to_image(objects.calib.lidar_to_camera(boxes)),
+        calib.camera_to_image(calib.lidar_to_camera(boxes)),
+        strict=True,
+    ):
+        assert np.allclose(seen, wanted, atol=1e-6)
+
+
+def test_sweeps_without_labels(labelled, tmp_path):
+    config, root = labelled('kitti')
+    sweep = root / 'training/velodyne/000001.bin'
+    cut = root / 'training/velodyne_reduced/000001.bin'
+    assert len(read_ground_truth(config, cut)) == len(read_ground_truth(config, sweep)) == 6
+    copied = tmp_path / '000001.bin'  # of the same name, and perhaps of another data set
+    copied.write_bytes(sweep.read_bytes())
+    assert read_ground_truth(config, copied) is None
+    link = tmp_path / 'link.bin'
+    link.symlink_to(sweep)
+    assert len(read_ground_truth(config, link)) == 6
+    path = root / 'kitti_infos_val.pkl'
+    infos = load_plain(path)
+    del infos['data_list'][0]['instances']  # a test split
+    write_plain(infos, path)
+    assert read_ground_truth(config, sweep) is None
+    path.write_bytes(b'cut')
+    with pytest.raises(InfoFileError, match='truncated'):
+        read_ground_truth(config, sweep)
+    path.unlink()
+    assert len(read_ground_truth(config, sweep.with_name('000000.bin'))) == 6  # of train
 
 
 # -------------------------------------------------------------------------------------- figure

@@ -12,6 +12,7 @@ from .points import (
     PointsRangeFilter,
     RandomFlipPoints,
 )
+from .rand_augment import RandAugmentImage
 
 __all__ = [
     'AggregateSweeps',
@@ -24,6 +25,7 @@ __all__ = [
     'PackJEPAInputs',
     'PointShuffle',
     'PointsRangeFilter',
+    'RandAugmentImage',
     'RandomFlipImage',
     'RandomFlipPoints',
     'ResizeCenterCrop',

@@ -5,6 +5,7 @@ recall 0.02, 0.04 ... 1.00; overall and by distance. Written from the paper's de
 leaves open is done as in KITTI (ground truths choose in file order; what lies at another distance
 is ignored on both sides) and, for the score thresholds, by the nearest recall: each recall point
 uses the score whose recall is closest, so a perfect detector has AP 100 with any number of objects.
+The last score serves the point above its recall where it would serve none, as in KITTI.
 
 Source: Mao et al., "One Million Scenes for Autonomous Driving: ONCE Dataset", NeurIPS 2021 Datasets
 and Benchmarks.

@@ -1,8 +1,9 @@
-"""Probes on frozen encoders."""
+"""Probes of encoders: frozen, and fine-tuned for whole samples."""
 
 from .bev_cells import BEVGrid, CellRule, label_cells
 from .bev_probe import ARMS, BEVProbeSettings, probe_bev_cells
 from .features import ENCODERS
+from .finetune import FinetuneSettings
 from .inputs import input_kind
 from .protocols import PROTOCOLS, ProtocolSettings, Samples, run_protocol
 from .report import format_table, headline, write_results
@@ -20,6 +21,7 @@ __all__ = [
     'BEVGrid',
     'BEVProbeSettings',
     'CellRule',
+    'FinetuneSettings',
     'ProtocolSettings',
     'SampleProbeSettings',
     'SampleProtocolSettings',

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch.utils.data import DataLoader
 from .labelled import LabelledSplit, check_classes
 
 TEST_NAMES = ('test', 'val', 'validation')
+# share of the area that a random crop has, as in pre-training
+CROPS = (0.3, 1.0)
 # sides of the image and of the cut from it, as ImageNet is evaluated
 RESIZE, CUT = 256, 224
 
@@ -81,17 +85,38 @@ class _LabelledImages(LabelledSplit):
         return {'transform': self.view, 'data_root': str(self.data.data_root), 'files': files}
 
     def loader(self, settings: Mapping[str, Any], batch_size: int | None) -> DataLoader:
+        size = batch_size or settings.get('batch_size', 64)
+        return self._loader([self.view], settings, batch_size=size)
+
+    def training_loader(
+        self, settings: Mapping[str, Any], batch_size: int, seed: int, epoch: int
+    ) -> DataLoader:
+        from mmengine.dataset import DefaultSampler
+
+        from mmjepa.engine.sampler import ResumableBatchSampler
+
+        order = ResumableBatchSampler(DefaultSampler(self.data, seed=seed), batch_size)
+        order.start_iteration = epoch * len(order)
+        crop = dict(type='LoadCroppedImage', size=self.view['size'], scale=CROPS)
+        flip = dict(type='RandomFlipImage', prob=0.5)
+        batches = list(islice(order, len(order)))
+        return self._loader([crop, flip], settings, batch_sampler=batches)
+
+    def _loader(
+        self, steps: list[dict[str, Any]], settings: Mapping[str, Any], **batching: Any
+    ) -> DataLoader:
         from mmengine.registry import DefaultScope
 
         from mmjepa.datasets import jepa_collate
         from mmjepa.registry import TRANSFORMS
 
+        data = copy.copy(self.data)
         with DefaultScope.overwrite_default_scope('mmjepa'):
-            steps = [self.view, dict(type='PackJEPAInputs', keys=['image'])]
-            self.data.pipeline = [TRANSFORMS.build(step) for step in steps]
+            steps = [*steps, dict(type='PackJEPAInputs', keys=['image'])]
+            data.pipeline = [TRANSFORMS.build(step) for step in steps]
         return DataLoader(
-            self.data,
-            batch_size=batch_size or settings.get('batch_size', 64),
+            data,
+            **batching,
             num_workers=settings.get('num_workers', 0),
             pin_memory=torch.cuda.is_available(),
             collate_fn=partial(jepa_collate, stack=['image']),

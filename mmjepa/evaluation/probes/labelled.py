@@ -42,6 +42,19 @@ class LabelledSplit(ABC):
             batch_size: Samples at a time; None takes the config's.
         """
 
+    @abstractmethod
+    def training_loader(
+        self, settings: Mapping[str, Any], batch_size: int, seed: int, epoch: int
+    ) -> Iterable[dict[str, Any]]:
+        """Batches of one epoch in random order, augmented; the tail that fills none is left out.
+
+        Args:
+            settings: The config's ``train_dataloader``.
+            batch_size: Samples at a time.
+            seed: Of order and augmentation, which differ between epochs.
+            epoch: Number of the epoch, from 0.
+        """
+
 
 def check_classes(classes: Sequence[str], where: str) -> None:
     """Refuse data that cannot be classified.

@@ -1,14 +1,15 @@
-"""Probe a frozen encoder for the class of whole samples (images; others by ``SOURCES``).
+"""Probe an encoder for the class of whole samples (images; others by ``SOURCES``).
 
-Arms x seeds x protocols on features of a labelled training and test split. What a probe chooses
-(k, head, learning rate) is chosen on a held-out part of the training split.
+Arms x seeds x protocols on a labelled training and test split: on frozen features of it, or with
+the encoder fine-tuned. What a probe chooses (k, head, learning rate) is chosen on a held-out part
+of the training split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from .features import (
     weights_hash,
     with_layers,
 )
+from .finetune import finetune_protocol
 from .image_splits import image_splits
 from .inputs import input_kind
 from .labelled import LabelledSplit
 from .report import Results, compare, summarise
-from .sample_protocols import RUN, SampleResult, TrainPart, score
+from .sample_protocols import RUN, Predictions, SampleResult, TrainPart, score
 from .sample_settings import SampleProbeSettings
 
 # kind of input -> (model, data_root, splits and sizes) -> labelled training and test samples
@@ -43,7 +45,8 @@ SOURCES: dict[str, Callable[..., tuple[LabelledSplit, LabelledSplit]]] = {'image
 
 
 def _kind(protocol: str) -> str:
-    return 'tokens' if protocol == 'attentive' else 'pooled'
+    """Of the features that a protocol reads; fine-tuning reads none."""
+    return {'attentive': 'tokens', 'finetune': ''}.get(protocol, 'pooled')
 
 
 @contextmanager
@@ -140,7 +143,7 @@ class _Probe:
 
     def _wanted(self) -> dict[str, int]:
         """Kinds of features that the protocols read, with their numbers of layers."""
-        kinds = {_kind(protocol) for protocol in self.settings.protocols}
+        kinds = {_kind(protocol) for protocol in self.settings.protocols} - {''}
         depths = {'pooled': max(self.layers), 'tokens': min(self.layers)}
         return {kind: depths[kind] for kind in sorted(kinds)}
 
@@ -183,7 +186,30 @@ class _Probe:
     def _labels(self, part: str) -> Tensor:
         return torch.from_numpy(self.splits[part].labels).to(self.device)
 
+    def _finetune(self, arm: _Arm, seed: int, progress: Progress) -> Predictions:
+        settings = self.settings.finetune
+        if self.settings.batch_size:
+            settings = replace(settings, batch_size=self.settings.batch_size)
+        loading = self.cfg.get('train_dataloader') or {}
+        train, test = self.splits['train'], self.splits['test']
+        with _seeded(seed):
+            return finetune_protocol(
+                arm.model, train, test, settings, seed, loading, self.settings.amp, progress
+            )
+
     def _run(self, arm: _Arm, protocol: str, seed: int, what: str) -> SampleResult:
+        def progress(stage: str, done: int, total: int) -> None:
+            self.progress(f'{what}: {stage}', done, total)
+
+        if protocol == 'finetune':
+            found = self._finetune(arm, seed, progress)
+        else:
+            found = self._frozen(arm, protocol, seed, what, progress)
+        return score(found, self._labels('test'), len(self.splits['train'].classes))
+
+    def _frozen(
+        self, arm: _Arm, protocol: str, seed: int, what: str, progress: Progress
+    ) -> Predictions:
         kind = _kind(protocol)
         train, test = (self._features(arm, part, kind, what) for part in ('train', 'test'))
         channels = train.shape[-1] // self._wanted()[kind]
@@ -193,12 +219,7 @@ class _Probe:
         heads = getattr(arm.model.encoder, 'num_heads', 1)
         classes = len(self.splits['train'].classes)
         part = TrainPart(feats[0], self._labels('train'), classes, channels, self.layers, heads)
-
-        def progress(stage: str, done: int, total: int) -> None:
-            self.progress(f'{what}: {stage}', done, total)
-
-        found = RUN[protocol](part, feats[1], self.settings.protocol, seed, progress)
-        return score(found, self._labels('test'), classes)
+        return RUN[protocol](part, feats[1], self.settings.protocol, seed, progress)
 
     def run(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Protocol -> arm -> summary over seeds."""

@@ -24,7 +24,7 @@ from mmjepa.evaluation.progress import Progress, silent
 
 from .protocols import ProtocolResult
 
-SAMPLE_PROTOCOLS = ('knn', 'linear', 'attentive')
+SAMPLE_PROTOCOLS = ('knn', 'linear', 'attentive', 'finetune')
 
 
 @dataclass(frozen=True)

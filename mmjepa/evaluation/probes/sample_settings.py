@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .features import ENCODERS
+from .finetune import FinetuneSettings
 from .sample_protocols import SAMPLE_PROTOCOLS, SampleProtocolSettings
 
 SAMPLE_ARMS = ('untrained', 'checkpoint')
@@ -15,7 +16,7 @@ class SampleProbeSettings:
     """What is compared, and how.
 
     Attributes:
-        protocols: Of 'knn', 'linear', 'attentive'.
+        protocols: Of 'knn', 'linear', 'attentive', 'finetune'.
         arms: Of ``SAMPLE_ARMS``; 'checkpoint' is left out without one.
         seeds: Each draws its own untrained weights, held-out part, order of samples and initial
             weights of the probes.
@@ -25,8 +26,9 @@ class SampleProbeSettings:
         train_split, test_split: Names of the splits; None finds the test split.
         max_train, max_test: Most samples, evenly spread over the split; None takes all.
         batch_size: Samples at a time in the encoder; None takes the config's.
-        amp: Features in bfloat16.
-        protocol: Numbers of the protocols.
+        amp: Features, and fine-tuning, in bfloat16.
+        protocol: Numbers of the protocols on frozen features.
+        finetune: Numbers of the one that isn't on frozen features.
 
     Raises:
         ValueError: On an unknown name, no seed, or a repeated one.
@@ -44,6 +46,7 @@ class SampleProbeSettings:
     batch_size: int | None = None
     amp: bool = False
     protocol: SampleProtocolSettings = field(default_factory=SampleProtocolSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
     def __post_init__(self) -> None:
         known = {'protocols': SAMPLE_PROTOCOLS, 'arms': SAMPLE_ARMS, 'layers': (1, 4)}
