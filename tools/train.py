@@ -20,7 +20,11 @@ from mmjepa.engine.config import (
     load_config,
 )
 from mmjepa.engine.errors import one_line_errors
-from mmjepa.engine.finetune import apply_label_fraction, check_info_files
+from mmjepa.engine.finetune import (
+    apply_label_fraction,
+    check_info_files,
+    check_jepa_checkpoint,
+)
 from mmjepa.engine.runner import build_runner
 
 
@@ -133,6 +137,8 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.resume, cfg.load_from = True, None if auto else args.resume
     check_config(cfg)
     check_info_files(cfg)
+    if not args.resume:
+        check_jepa_checkpoint(cfg)
     check_work_dir(cfg.work_dir, args.overwrite or bool(args.resume))
     apply_label_fraction(cfg)
     return cfg

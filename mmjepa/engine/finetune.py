@@ -49,12 +49,34 @@ def check_info_files(config: Config, splits: Sequence[str] = ('train', 'val')) -
                 _check_infos(path, read_infos(path), dataset)
 
 
+def check_jepa_checkpoint(config: Config) -> None:
+    """Read the pre-trained encoder's file before a run touches its work dir.
+
+    Args:
+        config: any; ``LoadEncoderHook`` names the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is damaged.
+    """
+    from mmjepa.adapters.files import load
+
+    for hook in config.get('custom_hooks') or []:
+        path = hook.get('checkpoint')
+        if path and hook['type'].rsplit('.', 1)[-1] == 'LoadEncoderHook':
+            try:
+                load(path)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f'jepa_checkpoint: {error}') from None
+
+
 def _check_infos(path: Path, infos: dict[str, Any], dataset: dict[str, Any]) -> None:
     wanted = _INFO_NAMES.get(dataset['type'].rsplit('.', 1)[-1])
     found = infos['metainfo'].get('dataset', wanted)
     if wanted and found != wanted:
         raise ConfigError(
-            f'{path} is of data set {found!r}, but {dataset["type"]} reads {wanted!r}'
+            f'{path} is of data set {found!r}, but {dataset["type"]} reads {wanted!r}: name a list '
+            'of its own (ann_file), or take another config'
         )
     if not infos['data_list']:
         raise ConfigError(
@@ -66,7 +88,8 @@ def _check_infos(path: Path, infos: dict[str, Any], dataset: dict[str, Any]) -> 
     strange = [name for name in classes if known and name not in known]
     if strange:
         raise ConfigError(
-            f"{path} labels {', '.join(known)}, not the config's {', '.join(strange)}"
+            f"{path} labels {', '.join(known)}, not the config's {', '.join(strange)}: set "
+            'metainfo.classes of the data sets, or make the info files anew (tools/create_data.py)'
         )
     labels = {
         i.get('bbox_label_3d', -1) for f in infos['data_list'] for i in f.get('instances', ())

@@ -44,7 +44,8 @@ def scalar_files(work_dir: str | Path) -> list[Path]:
     files = sorted(root.glob('*/vis_data/scalars.json')) or sorted(root.glob('scalars.json'))
     if not files:
         raise FileNotFoundError(
-            f'{root} holds no */vis_data/scalars.json; give the work dir of a training run'
+            f'{root} holds no */vis_data/scalars.json: give the work dir of a training run '
+            'that has logged (every log_interval iterations)'
         )
     return files
 

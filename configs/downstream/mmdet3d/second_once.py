@@ -6,7 +6,7 @@
 
 Published after AD-L-JEPA on 100k, 500k and 1M sweeps: 53.50, 54.87, 54.70. Batch 32 (8 x 4),
 80 epochs, one cycle 3e-4 -> 3e-3 -> 3e-8. The authors' ONCE configs were never released: anchors and
-pasted objects are about those of ONCE's benchmark.
+pasted objects are about those of ONCE's benchmark in OpenPCDet.
 """
 
 _base_ = [

@@ -131,6 +131,8 @@ def _check_folders(root: Path, in_place: bool) -> None:
     if needed:
         remedy = 'sweeps, calibration and labels are needed; tools/create_data.py sim-kitti '
         remedy += 'makes a stand-in'
+        if (root / 'velodyne').is_dir():
+            remedy = f'give its parent: --root {root.parent}'
     raise FileNotFoundError(
         f'{root} is no complete KITTI object folder, missing: {", ".join(missing)}; {remedy}'
     )

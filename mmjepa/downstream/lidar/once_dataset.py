@@ -59,7 +59,10 @@ class ONCEDataset(Det3DDataset):
         content = read_infos(self.ann_file)
         if content['metainfo'].get('dataset') != 'once':
             found = content['metainfo'].get('dataset')
-            raise ValueError(f'{self.ann_file} is of data set {found!r}, not of ONCE')
+            raise ValueError(
+                f'{self.ann_file} is of data set {found!r}, not of ONCE: give the list that '
+                'tools/create_data.py once wrote'
+            )
         if not content['data_list']:
             raise ValueError(f'{self.ann_file} holds no frame; convert ONCE again')
         for key, value in content['metainfo'].items():

@@ -36,6 +36,9 @@ class LoadEncoderHook(Hook):
     Raises:
         CheckpointError: not every tensor of the encoder was filled, weights that aren't finite, or
             another grid; nothing has been loaded then.
+        FileNotFoundError: no such file.
+        ValueError: the model has no such module, or ``frozen_epochs`` in a distributed run without
+            ``find_unused_parameters``.
     """
 
     priority = 'VERY_HIGH'

@@ -42,7 +42,7 @@ def same_frame_overlaps(
         second: (M, C).
         first_counts: (F,) int64, boxes in each frame, N in sum.
         second_counts: (F,) int64, M in sum.
-        overlap: one of the paired functions of this module.
+        overlap: one of the paired functions of :mod:`.rotated_iou`.
         min_overlap: pairs must exceed it.
 
     Returns:

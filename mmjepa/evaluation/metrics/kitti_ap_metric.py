@@ -88,7 +88,7 @@ class KittiAPMetric(BaseMetric):
             data_samples: with ``pred_instances_3d`` and ``lidar_path``.
 
         Raises:
-            ValueError: one of them is missing or of the wrong kind; a value isn't finite.
+            ValueError: one of them is missing or of the wrong kind.
         """
         for sample in data_samples:
             if not sample.get('lidar_path'):

@@ -60,7 +60,7 @@ class ONCEAPMetric(BaseMetric):
             data_samples: with ``pred_instances_3d`` and ``eval_ann_info``.
 
         Raises:
-            ValueError: one of them is missing or of the wrong kind; a value isn't finite.
+            ValueError: one of them is missing or of the wrong kind.
         """
         for sample in data_samples:
             where = f'frame {sample.get("lidar_path") or sample.get("sample_idx")}'
