@@ -92,6 +92,8 @@ def check_work_dir(path: str, overwrite: bool = False) -> None:
 def set_amp(cfg: Config, amp: str) -> None:
     """Mixed precision in the terms of the config's optimizer wrapper."""
     wrapper = cfg.optim_wrapper
+    if amp == 'bf16' and cfg.get('default_scope') == 'mmdet':
+        raise ConfigError("--amp bf16: mmcv's RoIAlign has no such kernel; take --amp fp16 (CUDA)")
     if amp == 'fp16' and not torch.cuda.is_available():
         raise ConfigError('--amp fp16 needs CUDA; --amp bf16 runs everywhere')
     scope, _, kind = wrapper.get('type', 'OptimWrapper').rpartition('.')

@@ -146,6 +146,9 @@ def test_settings_of_amp():
     cfg.optim_wrapper.type = 'OptimWrapper'  # a downstream config
     train.set_amp(cfg, 'bf16')
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
+    cfg.default_scope = 'mmdet'
+    with pytest.raises(ConfigError, match='RoIAlign .* --amp fp16'):
+        train.set_amp(cfg, 'bf16')
 
 
 def test_another_runs_checkpoints_are_not_trained_over(data, tmp_path):

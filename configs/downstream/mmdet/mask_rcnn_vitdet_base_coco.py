@@ -5,8 +5,8 @@
     python tools/test.py configs/downstream/mmdet/mask_rcnn_vitdet_base_coco.py \
         work_dirs/downstream/mmdet/mask_rcnn_vitdet_base_coco/iter_184375.pth
 
-Batch 64 (8 x 8), 1024 x 1024 pixels, 184,375 iterations. Not measured; ViTDet (arXiv 2203.16527)
-published 51.6 box and 45.9 mask AP for a ViT-B pre-trained by MAE.
+Batch 64 (8 x 8), 1024 x 1024 pixels, 184,375 iterations. Not measured; no published figure of a
+JEPA encoder is known to us.
 """
 
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', './_base_/coco_vitdet.py']

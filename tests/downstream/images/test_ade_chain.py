@@ -40,7 +40,7 @@ def test_masks_are_pycocotools(shared_dir, tmp_path):
 
 def test_pretrain_fine_tune_evaluate_draw(shared_dir, tmp_path):
     """Two steps, then tools/test.py with the config that the run has left."""
-    root = real_coco(shared_dir, tmp_path / 'coco', images=2)
+    root = real_coco(shared_dir, tmp_path / 'coco', images=1)
     checkpoint = pretrain(root / 'train2017', tmp_path / 'pretrained')
     options = dict(jepa_checkpoint=str(checkpoint), draw=True, seed=3)
     cfg = small_config(CONFIG, root, tmp_path / 'run', coco_names(root), **options)

@@ -26,7 +26,7 @@ CONFIG = 'mmdet/mask_rcnn_vitdet_base_coco'
 @pytest.fixture(scope='module')
 def made(shared_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp('chain')
-    root = real_coco(shared_dir, folder / 'coco', images=2)
+    root = real_coco(shared_dir, folder / 'coco', images=1)
     checkpoint = pretrain(shared_dir / 'data/coco/train2017', folder / 'pretrained')
     return SimpleNamespace(root=root, checkpoint=checkpoint)
 
