@@ -262,3 +262,8 @@ def test_features_after_one_step_of_pretraining(voxelnet, repo, tmp_path, backen
         else:
             atol = 1e-6 * float(ours.abs().max())
             torch.testing.assert_close(detectors, ours, rtol=1e-4, atol=atol)
+    if torch.cuda.is_available():  # with the kernels of the device
+        with torch.no_grad():
+            there = encoder.cuda()(inputs['feats'].cuda(), inputs['coors'].int().cuda(), 2)
+        atol = 1e-4 * float(ours.abs().max())
+        torch.testing.assert_close(there.cpu(), ours, rtol=1e-4, atol=atol)

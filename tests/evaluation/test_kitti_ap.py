@@ -341,6 +341,13 @@ def test_counts_are_those_of_the_loop():
             assert metrics[f'{name}_num_gt_{difficulty}'] == sum(f.count(0) for f in flags) > 0
 
 
+@pytest.mark.cuda
+def test_the_same_on_a_gpu():
+    truths, found = random_frames.frames(3, 40)
+    wanted = kitti_ap(truths, found).metrics
+    assert kitti_ap(truths, found, device='cuda').metrics == pytest.approx(wanted, nan_ok=True)
+
+
 def test_a_thousand_frames_with_fifty_detections_take_less_than_a_minute():
     truths, found = random_frames.frames(7, 1000, num_truths=(5, 16), num_detections=50)
     assert seconds_on_one_core(kitti_ap, truths, found) < 60

@@ -174,6 +174,13 @@ def test_equals_the_loops(seed, count):
     assert seen > (3 if count == 3 else 10)
 
 
+@pytest.mark.cuda
+def test_the_same_on_a_gpu():
+    truths, found = random_frames(0, 20)
+    there = once_ap(truths, found, device='cuda').metrics
+    assert there == pytest.approx(metrics(truths, found), nan_ok=True)
+
+
 def test_a_thousand_frames_with_fifty_detections_take_less_than_a_minute():
     truths, found = random_frames(7, 1000, num_truths=(5, 16), num_detections=50)
     assert seconds_on_one_core(once_ap, truths, found) < 60

@@ -77,6 +77,10 @@ def check_infos(folder: Path, name: str, split: str) -> Infos:
     found = content['metainfo'].get('dataset')
     if found != name:
         raise RuntimeError(f'{path}: metainfo says dataset {found!r}, expected {name!r}')
+    if name == 'kitti' and not content['metainfo'].get('categories'):  # KittiAPMetric reads them
+        raise RuntimeError(
+            f'{path}: metainfo names no categories: run tools/create_data.py {name} again'
+        )
     return content['data_list']
 
 
