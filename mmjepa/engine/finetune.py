@@ -63,7 +63,7 @@ def check_jepa_checkpoint(config: Config) -> None:
 
     for hook in config.get('custom_hooks') or []:
         path = hook.get('checkpoint')
-        if path and hook['type'].rsplit('.', 1)[-1] == 'LoadEncoderHook':
+        if path and str(hook['type']).rsplit('.', 1)[-1] == 'LoadEncoderHook':
             try:
                 load(path)
             except FileNotFoundError as error:
