@@ -11,12 +11,13 @@ from statistics import median
 from typing import Any
 
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from mmjepa.engine.config import check_config, load_config
 from mmjepa.engine.hooks import TargetUpdateHook
 from mmjepa.engine.runner import JEPARunner, provenance
-from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmjepa.registry import MODELS
 
 # first match wins; names of CUDA kernels and of CPU operators
 CATEGORIES = (
@@ -155,12 +156,7 @@ class _Stepper:
         self.model.init_weights()
         self.model.to(device).train()
         self.max_iters = 1000
-        wrapper_cfg = cfg.optim_wrapper
-        wrapper_cfg.setdefault('type', 'JEPAOptimWrapper')
-        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(
-            wrapper_cfg.pop('constructor', 'DefaultOptimWrapperConstructor')
-        )
-        self.wrapper = constructor(wrapper_cfg)(self.model)
+        self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
         self.wrapper.initialize_count_status(self.model, 0, self.max_iters)
         self.hook = TargetUpdateHook()
         self.hook.attach(self.model, self.wrapper.optimizer)
