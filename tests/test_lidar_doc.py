@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -18,6 +19,20 @@ def run(repo, *command: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def test_simulated_drives_stand_in_for_own_ones(repo, tmp_path, monkeypatch):
+    text = (repo / 'docs/lidar.md').read_text()
+    for name in ('own_labels', 'simulated_drives'):
+        (code,) = re.findall(rf'```python title="{name}.py"\n(.*?)```', text, re.DOTALL)
+        for long, short in (("'000001', 40,", "'000001', 2,"), ("'000002', 10,", "'000002', 1,")):
+            assert name == 'own_labels' or long in code
+            code = code.replace(long, short)
+        (tmp_path / f'{name}.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path('simulated_drives.py')
+    out = run(repo, 'tools/create_data.py', 'once', '--root', str(tmp_path / 'data/mine'))
+    assert re.search(r'train\D+2\b', out), out
 
 
 def test_own_labels_train_a_detector(repo, tmp_path):

@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', nargs='?', help="weights, or 'none'")
     parser.add_argument('--input', help='a sweep or an image')
     parser.add_argument(
-        '--output', '--out', dest='out', help='picture (default: beside the checkpoint or run)'
+        '--output', '--out', dest='out', help='(default: INPUT_CHECKPOINT.png beside CHECKPOINT)'
     )
     parser.add_argument('--curves', metavar='WORK_DIR', help='draw the curves of a training run')
     parser.add_argument('--seed', type=int, default=0, help='of the mask and untrained weights')
@@ -89,8 +89,10 @@ def draw_input(args):
 
 
 def picture_path(args, ending=''):
-    folder = Path('.') if args.checkpoint == 'none' else Path(args.checkpoint).parent
-    return args.out or folder / f'{Path(args.input).name.split(".")[0]}{ending}.png'
+    """Beside the checkpoint, and named after it: two of them keep their own pictures."""
+    weights = Path('untrained' if args.checkpoint == 'none' else args.checkpoint)
+    name = Path(args.input).name.split('.')[0]
+    return args.out or weights.with_name(f'{name}_{weights.stem}{ending}.png')
 
 
 def draw_features(args, cfg):

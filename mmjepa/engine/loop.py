@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import broadcast
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import BaseLoop
 
 from mmjepa.registry import LOOPS
+
+HISTORY = 5000  # values of a logged scalar that are kept; twice as many between the cuts
 
 
 @LOOPS.register_module()
@@ -15,6 +18,9 @@ class JEPATrainLoop(BaseLoop):
 
     One iterator serves the whole run, so workers never restart and a resumed run starts where it
     stopped without replaying the loader. The loader needs :class:`ResumableBatchSampler`.
+
+    Of logged scalars the last ``HISTORY`` values are kept, or the log window's where that is
+    longer: windows 'epoch' and 'global' of a ``log_processor.custom_cfg`` see no more.
 
     Args:
         runner: the runner.
@@ -124,6 +130,8 @@ class JEPATrainLoop(BaseLoop):
 
     def run_iter(self, batch_idx: int, data_batch: Any) -> None:
         """One iteration."""
+        if self._iter % HISTORY == 0:  # here, so that a resumed run does it, too
+            self._cut_histories()
         self.runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=data_batch)
         outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
         self.completed = self._iter + 1
@@ -131,6 +139,13 @@ class JEPATrainLoop(BaseLoop):
             'after_train_iter', batch_idx=batch_idx, data_batch=data_batch, outputs=outputs
         )
         self._iter += 1
+
+    def _cut_histories(self) -> None:
+        """Forget old values: MMEngine copies all of them whenever it adds one."""
+        kept = max(HISTORY, self.runner.log_processor.window_size)
+        scalars = self.runner.message_hub.log_scalars
+        for name, buffer in scalars.items():
+            scalars[name] = HistoryBuffer(*(part[-kept:] for part in buffer.data))
 
     def _end_epoch(self) -> None:
         self.runner.call_hook('after_train_epoch')

@@ -1,9 +1,13 @@
 import runpy
 
 import cv2
+import numpy as np
 import pytest
+import torch
 from kitti_scenes import COARSE, write_kitti
 from toy_images import colour_scene
+
+from mmjepa.apis import init_model
 
 
 @pytest.fixture(scope='module')
@@ -128,9 +132,16 @@ def test_visualize_needs_a_sweep_or_a_run(tool, capsys):
 
 
 def test_picture_of_an_image(tool, request, tmp_path):
-    cv2.imwrite(str(tmp_path / 'a.png'), colour_scene(0, 32)[0])
+    cv2.imwrite(str(tmp_path / 'a.png'), scene := colour_scene(0, 32)[0])
     config = request.config.rootpath / 'configs/ijepa/vit_tiny4_cifar10.py'
     small = ['arch=[32,2,2,64]', 'predictor_depth=1', 'predictor_width=16']
-    words = [str(config), 'none', '--input', str(tmp_path / 'a.png'), '--output']
-    tool('visualize')['main']([*words, str(tmp_path / 'b.png'), '--cfg-options', *small])
+    main, words = tool('visualize')['main'], [str(config), 'none', '--input', 'a.png']
+    main([*words, '--output', str(tmp_path / 'b.png'), '--cfg-options', *small])
     assert cv2.imread(str(tmp_path / 'b.png')).shape[1] > 1500
+    # the default is not the image itself, and tells an untrained encoder from others
+    assert list(map(str, main([*words, '--cfg-options', *small]))) == ['a_untrained.png']
+    assert np.array_equal(cv2.imread('a.png'), scene)
+    options = dict(arch=[32, 2, 2, 64], predictor_depth=1, predictor_width=16)
+    torch.save({'state_dict': init_model(config, cfg_options=options).state_dict()}, 'last.pth')
+    words[1] = 'last.pth'
+    assert list(map(str, main([*words, '--cfg-options', *small]))) == ['a_last.png']

@@ -70,7 +70,7 @@ def test_two_detectors_beside_each_other(
     arguments = [config, files[0], '--compare', files[1], '--names', 'scratch', 'AD-L-JEPA']
     arguments += ['--input', sweep, '--score-threshold', '0', '--viewer', '--device', 'cpu']
     (written,) = main([*arguments, *options])
-    assert written == tmp_path / '0/000000_compare.png'  # beside the checkpoint
+    assert written == tmp_path / '0/000000_epoch_80_compare.png'  # beside the checkpoint
     assert written.stat().st_size > 20_000
     out = capsys.readouterr().out
     assert 'no window, only the picture: there is no display' in out
