@@ -8,6 +8,7 @@ Examples:
         --from mmjepa --which target --to hf --out ijepa_hf
     python tools/export_checkpoint.py IN1K-vit.h.14-300e.pth.tar \
         --from ijepa --to mmseg --img-size 518 --out backbone.pth
+    python tools/export_checkpoint.py vitl.pt --from vjepa2 --to hf_vjepa2 --out vjepa2_hf
 """
 
 import argparse
@@ -18,6 +19,7 @@ from mmjepa.adapters import (
     ALL_FORMATS,
     DETECTOR_PREFIXES,
     FORMATS,
+    VIDEO_FORMATS,
     VIT_FORMATS,
     adjust_vit,
     read_encoder,
@@ -44,15 +46,19 @@ def parse_args(argv=None):
         dest='target',
         required=True,
         choices=list(ALL_FORMATS),
-        help=f'LiDAR encoders: {", ".join(FORMATS)}; ViTs: {", ".join(VIT_FORMATS)}',
+        help=f'LiDAR encoders: {", ".join(FORMATS)}; ViTs of images: {", ".join(VIT_FORMATS)}; '
+        f'of clips: {", ".join(VIDEO_FORMATS)}',
     )
     parser.add_argument(
-        '--out', required=True, help='file to write; for --to hf a folder, unless it ends with .pth'
+        '--out',
+        required=True,
+        help='file to write; for --to hf and hf_vjepa2 a folder, unless it ends with .pth',
     )
     parser.add_argument(
         '--which',
         choices=['online', 'target'],
-        help='encoder of an mmjepa (default: online) or ijepa (default: target) checkpoint',
+        help='encoder of an mmjepa (default: online) or an ijepa, vjepa or vjepa2 (default: '
+        'target) checkpoint',
     )
     parser.add_argument('--from-prefix', help="prefix of the encoder's keys in IN")
     group = parser.add_mutually_exclusive_group()
@@ -75,7 +81,10 @@ def parse_args(argv=None):
         nargs='+',
         metavar='PIXELS',
         help='native size wanted of a ViT, one number or height and width: its positions are '
-        'interpolated bicubically',
+        'interpolated bicubically, those of clips trilinearly',
+    )
+    parser.add_argument(
+        '--num-frames', type=int, help='native length of clips wanted of a ViT of clips'
     )
     parser.add_argument(
         '--patch-size', type=int, help="pixels of a ViT's patches wanted; kernels are resampled"
@@ -102,7 +111,7 @@ def main(argv=None):
             layout=args.kernel_layout,
         )
         size = args.img_size[0] if args.img_size and len(args.img_size) == 1 else args.img_size
-        encoder = adjust_vit(encoder, size, args.heads, args.patch_size)
+        encoder = adjust_vit(encoder, size, args.heads, args.patch_size, args.num_frames)
         for note in encoder.notes:
             print(note)
         equal, total = write_encoder(

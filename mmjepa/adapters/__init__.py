@@ -4,6 +4,7 @@ from mmjepa.adapters.base import Encoder, EncoderAdapter
 from mmjepa.adapters.convert import (
     ALL_FORMATS,
     FORMATS,
+    VIDEO_FORMATS,
     VIT_FORMATS,
     detect_format,
     read_encoder,
@@ -17,6 +18,7 @@ __all__ = [
     'ALL_FORMATS',
     'DETECTOR_PREFIXES',
     'FORMATS',
+    'VIDEO_FORMATS',
     'VIT_FORMATS',
     'Encoder',
     'EncoderAdapter',

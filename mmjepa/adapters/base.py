@@ -171,7 +171,8 @@ class EncoderAdapter:
             f'{n} {len(s)}' for n, s in companions.items() if self.which.get(n) != prefix
         ]:
             notes.append(
-                f'beside it: {", ".join(others)} tensors, which only --to ijepa takes along'
+                f'beside it: {", ".join(others)} tensors, which only --to ijepa (of clips: vjepa, '
+                'vjepa2, hf_vjepa2) takes along'
             )
         traits, remarks = family.traits(state, facts)
         return Encoder(

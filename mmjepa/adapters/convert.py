@@ -13,6 +13,7 @@ from mmjepa.adapters.base import Encoder, EncoderAdapter
 from mmjepa.adapters.config_text import method_of
 from mmjepa.adapters.files import digest_of, load
 from mmjepa.adapters.huggingface import HuggingFaceAdapter
+from mmjepa.adapters.huggingface_video import HuggingFaceVideoAdapter
 from mmjepa.adapters.ijepa import IJEPAAdapter
 from mmjepa.adapters.jepa import MMJEPAAdapter
 from mmjepa.adapters.mmdet3d import MMDet3DAdapter
@@ -22,6 +23,7 @@ from mmjepa.adapters.openpcdet import OpenPCDetAdapter
 from mmjepa.adapters.safe_tensors import SafetensorsAdapter
 from mmjepa.adapters.timm import TimmAdapter
 from mmjepa.adapters.vitdet import ViTDetAdapter
+from mmjepa.adapters.vjepa import VJEPA2Adapter, VJEPAAdapter
 from mmjepa.engine.checkpoint import CheckpointError, atomic_write, find_state_dict
 from mmjepa.version import __version__
 
@@ -42,7 +44,9 @@ VIT_FORMATS = _by_name(
     MMSegAdapter(),
     ViTDetAdapter(),
 )
-ALL_FORMATS = FORMATS | VIT_FORMATS
+# of ViTs of clips
+VIDEO_FORMATS = _by_name(*_OWN, VJEPAAdapter(), VJEPA2Adapter(), HuggingFaceVideoAdapter())
+ALL_FORMATS = FORMATS | VIT_FORMATS | VIDEO_FORMATS
 
 
 def detect_format(checkpoint: dict) -> str:
@@ -61,7 +65,7 @@ def detect_format(checkpoint: dict) -> str:
     if len(fits) != 1:
         raise CheckpointError(
             f'the format is not plain ({", ".join(fits) or "none"} fits; keys '
-            f'such as {", ".join(list(keys)[:3])}); give --from'
+            f'such as {", ".join(list(keys or checkpoint)[:3])}); give --from'
         )
     return fits[0]
 
@@ -81,7 +85,7 @@ def read_encoder(
         source_format: A key of :data:`ALL_FORMATS`, or ``auto`` where only one fits.
         prefix: Prefix of its keys; by default the one that the format knows.
         which: ``online`` or ``target``, for files that have both: mmjepa (default: online) and
-            official I-JEPA checkpoints (default: target, which the paper evaluates).
+            official I-JEPA and V-JEPA checkpoints (default: target, which the papers evaluate).
         layout: Kernel layout of the file.
 
     Raises:
@@ -97,8 +101,8 @@ def read_encoder(
     if which is not None:
         if not adapter.which or prefix is not None:
             raise ValueError(
-                '--which goes with --from mmjepa or ijepa and without --from-prefix; elsewhere '
-                'name the encoder with --from-prefix'
+                '--which goes with --from mmjepa or ijepa (of clips: vjepa, vjepa2) and without '
+                '--from-prefix; elsewhere name the encoder with --from-prefix'
             )
         prefix = adapter.which[which]
     encoder = adapter.read(checkpoint, Path(path).name, prefix, layout)
@@ -133,7 +137,7 @@ def write_encoder(
 
     Args:
         encoder: From :func:`read_encoder`.
-        out: The file to make; a folder for ``hf``, unless it is named ``.pth``.
+        out: The file to make; a folder for ``hf`` and ``hf_vjepa2``, unless it is named ``.pth``.
         target_format: A key of :data:`ALL_FORMATS` that holds its family.
         prefix: Prefix of the keys; the format's own by default.
         overwrite: Replace an existing file.

@@ -57,38 +57,48 @@ MEMORY = Names(
 )
 
 
+def join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``attn.{q,k,v}`` to ``attn.qkv``; one without the others is left out."""
+    joined = {}
+    for key, value in state.items():
+        parts = [key.replace('.attn.q.', f'.attn.{part}.') for part in 'qkv']
+        if '.attn.q.' in key and all(part in state for part in parts):
+            joined[key.replace('.attn.q.', '.attn.qkv.')] = torch.cat([state[p] for p in parts])
+        elif not any(f'.attn.{part}.' in key for part in 'qkv'):
+            joined[key] = value
+    return joined
+
+
+def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``attn.qkv`` to ``attn.{q,k,v}``."""
+    split = {}
+    for key, value in state.items():
+        if '.attn.qkv.' in key:
+            for part, third in zip('qkv', value.chunk(3), strict=True):
+                split[key.replace('.qkv.', f'.{part}.')] = third.clone()
+        else:
+            split[key] = value
+    return split
+
+
 class HuggingFaceAdapter(ViTNames):
     """A folder of ``config.json`` and ``model.safetensors``; a state dict if OUT is a ``.pth``."""
 
     name = 'hf'
     marker = 'pt'  # from_pretrained refuses safetensors with another format in their meta
     prefixes = ('', 'ijepa.')
-    heads = ('pooler.', 'embeddings.mask_token')
-    tables = (FILE, MEMORY)
+    heads: tuple[str, ...] = ('pooler.', 'embeddings.mask_token')
+    tables: tuple[Names, ...] = (FILE, MEMORY)
     telltale = 'blocks.0.attn.q.weight'
 
     def decode(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Rename, and join queries, keys and values."""
         state, notes = super().decode(state)
-        joined = {}
-        for key, value in state.items():
-            parts = [key.replace('.attn.q.', f'.attn.{part}.') for part in 'qkv']
-            if '.attn.q.' in key and all(part in state for part in parts):
-                joined[key.replace('.attn.q.', '.attn.qkv.')] = torch.cat([state[p] for p in parts])
-            elif not any(f'.attn.{part}.' in key for part in 'qkv'):
-                joined[key] = value
-        return joined, notes
+        return join_qkv(state), notes
 
     def encode(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Split queries, keys and values, and rename."""
-        split = {}
-        for key, value in state.items():
-            if '.attn.qkv.' in key:
-                for part, third in zip('qkv', value.chunk(3), strict=True):
-                    split[key.replace('.qkv.', f'.{part}.')] = third.clone()
-            else:
-                split[key] = value
-        return super().encode(split)
+        return super().encode(split_qkv(state))
 
     def facts(self, checkpoint: Mapping[str, Any], family: Family) -> dict[str, Any]:
         """What ``config.json`` tells, and the meta.

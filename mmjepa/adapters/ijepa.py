@@ -17,6 +17,7 @@ from torch import Tensor
 from mmjepa.adapters.base import Encoder
 from mmjepa.adapters.names import Names, ViTNames
 from mmjepa.adapters.vit_encoder import (
+    ANCHOR,
     INNER,
     LEAVES,
     block_shapes,
@@ -40,13 +41,21 @@ PREDICTOR = Names(
 )
 
 
-def check_predictor(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor], what: str) -> None:
+def check_predictor(
+    state: Mapping[str, Tensor],
+    encoder: Mapping[str, Tensor],
+    what: str,
+    one_token: bool = True,
+    same_width: bool = True,
+) -> None:
     """Raise unless this is a whole :class:`ViTPredictor` of that encoder.
 
     Args:
         state: Its weights, by our keys.
         encoder: Weights of the encoder in the common form.
         what: Name of the predictor in messages.
+        one_token: It has just one mask token.
+        same_width: Its predictions are as wide as the encoder's tokens.
 
     Raises:
         CheckpointError: Keys, shapes or values are wrong.
@@ -54,15 +63,17 @@ def check_predictor(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor], 
     depth = depth_of(state)
     blocks = list(block_shapes(max(1, depth), 0, 0))
     ends = [stem + leaf for stem in ('embed.', 'norm.', 'proj.') for leaf in LEAVES]
-    check_keys(state, ['mask_token', 'pos_embed', *ends, *blocks], what, 'ViT predictor')
-    dim, positions = encoder['pos_embed'].shape[2], encoder['pos_embed'].shape[1]
+    tables = ['pos_embed'] if 'pos_embed' in encoder else []
+    check_keys(state, ['mask_token', *tables, *ends, *blocks], what, 'ViT predictor')
+    dim = encoder['norm.weight'].numel()
     width, mlp = state['embed.bias'].numel(), state['blocks.0.mlp.fc1.bias'].numel()
+    out = dim if same_width else state['proj.bias'].numel()
     shapes = {
-        'mask_token': (1, 1, width),
-        'pos_embed': (1, positions, width),
+        'mask_token': (1 if one_token else len(state['mask_token']), 1, width),
+        **{key: (1, encoder[key].shape[1], width) for key in tables},
         'embed.weight': (width, dim),
-        'proj.weight': (dim, width),
-        'proj.bias': (dim,),
+        'proj.weight': (out, width),
+        'proj.bias': (out,),
         'norm.weight': (width,),
         'norm.bias': (width,),
         **block_shapes(depth, width, mlp),
@@ -71,14 +82,23 @@ def check_predictor(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor], 
 
 
 class IJEPAAdapter(ViTNames):
-    """What ``torch.save`` of the official training code writes, less its optimizer."""
+    """What ``torch.save`` of the official training code writes, less its optimizer.
+
+    Attributes:
+        title: The method in messages.
+        wrapper: What it puts before every key.
+        free_predictor: Whether predictors may have several mask tokens and any output width.
+    """
 
     name = 'ijepa'
+    title = 'I-JEPA'
+    wrapper = 'module.'
+    free_predictor = False
     prefixes = ('target_encoder.',)
     which = {'online': 'encoder.', 'target': 'target_encoder.'}
 
     def tensors(self, checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-        """The three parts side by side, without ``module.``.
+        """The three parts side by side, without their wrapper.
 
         Raises:
             CheckpointError: None of them is there.
@@ -87,21 +107,34 @@ class IJEPAAdapter(ViTNames):
         for part in PARTS:
             weights = checkpoint.get(part)
             if isinstance(weights, Mapping):
-                found |= {f'{part}.{k.removeprefix("module.")}': v for k, v in weights.items()}
+                found |= {f'{part}.{self._bare(k)}': v for k, v in weights.items()}
         if not found:
             raise CheckpointError(
-                f'{source} is no official I-JEPA checkpoint: no dict {" or ".join(PARTS)} in it, '
-                f'but {", ".join(map(str, list(checkpoint)[:3]))}'
+                f'{source} is no official {self.title} checkpoint: no dict {" or ".join(PARTS)} in '
+                f'it, but {", ".join(map(str, list(checkpoint)[:3]))}'
             )
         return found
 
+    def _bare(self, key: str) -> str:
+        for word in self.wrapper.split('.')[:-1]:
+            key = key.removeprefix(f'{word}.')
+        return key
+
     def recognises(self, checkpoint: Mapping[str, Any], keys: Iterable[str]) -> bool:
-        """By the dicts in it."""
-        return isinstance(checkpoint.get('target_encoder'), Mapping)
+        """By the dicts in it, and the axes of the patch kernel."""
+        weights = checkpoint.get('target_encoder')
+        if not isinstance(weights, Mapping):
+            return False
+        kernels = [v for k, v in weights.items() if k.endswith(ANCHOR)]
+        return not kernels or (kernels[0].ndim == 5) == self.clips
 
     def decode_predictor(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Official names to those of :class:`ViTPredictor`."""
         return {PREDICTOR.ours(k) or f'{k} (unknown name)': v for k, v in state.items()}
+
+    def encode_predictor(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Inverse of :meth:`decode_predictor`."""
+        return {PREDICTOR.theirs(k): v for k, v in state.items()}
 
     def adapt(self, encoder: Encoder) -> Encoder:
         """Complete the parts; the target is the one that is read back.
@@ -121,7 +154,8 @@ class IJEPAAdapter(ViTNames):
         else:
             parts[other] = encoder.state
         if 'predictor' in parts:
-            check_predictor(parts['predictor'], encoder.state, 'the predictor')
+            strict = not self.free_predictor
+            check_predictor(parts['predictor'], encoder.state, 'the predictor', strict, strict)
         return dataclasses.replace(encoder, state=parts['target'], companions=parts)
 
     def layout(self, encoder: Encoder, prefix: str) -> dict[str, Tensor]:
@@ -134,9 +168,8 @@ class IJEPAAdapter(ViTNames):
             raise ValueError(f'--prefix {prefix}: the official layout fixes its names')
         parts = encoder.companions
         state = {f'encoder.{k}': v for k, v in parts['online'].items()}
-        state |= {
-            f'predictor.{PREDICTOR.theirs(k)}': v for k, v in parts.get('predictor', {}).items()
-        }
+        predictor = self.encode_predictor(parts.get('predictor', {}))
+        state |= {f'predictor.{k}': v for k, v in predictor.items()}
         return state | {f'target_encoder.{k}': v for k, v in parts['target'].items()}
 
     def pack(self, state: dict[str, Tensor], meta: dict[str, str]) -> dict[str, Any]:
@@ -144,7 +177,7 @@ class IJEPAAdapter(ViTNames):
         content: dict[str, Any] = {}
         for key, value in state.items():
             part, name = key.split('.', 1)
-            content.setdefault(part, collections.OrderedDict())[f'module.{name}'] = value
+            content.setdefault(part, collections.OrderedDict())[self.wrapper + name] = value
         return {**content, 'epoch': 0, 'meta': meta}
 
     def remarks(self, encoder: Encoder, out: Path) -> list[str]:

@@ -63,6 +63,7 @@ class ViTNames(EncoderAdapter):
         tables: Its names; the first are written, all are read.
         telltale: Our name of a key by which ``--from auto`` knows the format.
         needs: Keys without which an encoder has no place in it.
+        clips: Whether its encoders take clips, or images.
     """
 
     families = (VIT,)
@@ -70,6 +71,7 @@ class ViTNames(EncoderAdapter):
     tables: tuple[Names, ...] = (TIMM,)
     telltale = 'blocks.0.attn.qkv.weight'
     needs: tuple[str, ...] = ('pos_embed', 'norm.weight')
+    clips = False
 
     def anchor(self, family: Any) -> str:
         """The first layer's key in this format."""
@@ -97,8 +99,15 @@ class ViTNames(EncoderAdapter):
         """Refuse what the format has no place for.
 
         Raises:
-            ValueError: The encoder has rotary positions or no final norm.
+            ValueError: The encoder has rotary positions or no final norm, or takes clips instead
+                of images or the reverse.
         """
+        if (encoder.state[ANCHOR].ndim == 5) != self.clips:
+            kinds = ('clips', 'images') if self.clips else ('images', 'clips')
+            raise ValueError(
+                f'--to {self.name} is for encoders of {kinds[0]}, and this one takes {kinds[1]}; '
+                '--to mmjepa and safetensors carry it'
+            )
         gone = [k for k in self.needs if k not in encoder.state]
         if gone:
             raise ValueError(

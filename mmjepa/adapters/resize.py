@@ -22,24 +22,27 @@ def adjust_vit(
     img_size: int | Sequence[int] | None = None,
     heads: int | None = None,
     patch_size: int | None = None,
+    num_frames: int | None = None,
 ) -> Encoder:
-    """A ViT encoder for other images.
+    """A ViT encoder for other images or clips.
 
     Args:
         encoder: From :func:`mmjepa.adapters.read_encoder`.
         img_size: Native pixels wanted, one number or (height, width); position tables, those of its
-            companions too, are interpolated bicubically in float32.
+            companions too, are interpolated in float32: bicubically, of clips trilinearly.
         heads: Attention heads, where the file doesn't tell them.
         patch_size: Pixels of a patch wanted; kernels are resampled (:func:`resize_patches`), and
             the grid of patches stays.
+        num_frames: Native length wanted of an encoder of clips.
 
     Returns:
         A new encoder, or the same one where nothing is asked for.
 
     Raises:
-        ValueError: Not a ViT, pixels that aren't whole patches, or heads that don't divide it.
+        ValueError: Not a ViT, pixels that aren't whole patches, frames that aren't whole tubelets
+            or of an encoder of images, or heads that don't divide it.
     """
-    if img_size is None and heads is None and patch_size is None:
+    if img_size is None and heads is None and patch_size is None and num_frames is None:
         return encoder
     if encoder.family is not VIT:
         raise ValueError(
@@ -62,24 +65,40 @@ def adjust_vit(
         if config['img_size'] is not None:
             config['img_size'] = [n // old_size * patch_size for n in config['img_size']]
         notes.append(f'patch kernels resampled from {old_size} to {patch_size} pixels')
+    if img_size is not None or num_frames is not None:
+        old = _native(config) if 'pos_embed' in state else ()
+        _set_size(config, img_size, num_frames)
+        if old and old != (new := _native(config)):
+            state = _resized(state, old, new)
+            companions = {name: _resized(part, old, new) for name, part in companions.items()}
+            before, after = (' x '.join(map(str, grid)) for grid in (old, new))
+            notes.append(f'positions interpolated from {before} to {after}')
+    meta = {**encoder.meta, 'vit': json.dumps(config)}
+    return dataclasses.replace(encoder, state=state, companions=companions, meta=meta, notes=notes)
+
+
+def _native(config: dict) -> tuple[int, ...]:
+    """The grid of positions."""
+    frames = (config['num_frames'] // config['tubelet_size'],) if 'num_frames' in config else ()
+    return *frames, *(n // config['patch_size'] for n in config['img_size'])
+
+
+def _set_size(config: dict, img_size: int | Sequence[int] | None, num_frames: int | None) -> None:
     if img_size is not None:
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        patch, native = config['patch_size'], config['img_size']
+        patch = config['patch_size']
         if height < 1 or width < 1 or height % patch or width % patch:
             raise ValueError(
                 f'--img-size {height} {width}: not whole patches of {patch} x {patch} pixels'
             )
-        if 'pos_embed' in state:
-            old, new = ((h // patch, w // patch) for h, w in (native, (height, width)))
-            state = _resized(state, old, new)
-            companions = {name: _resized(part, old, new) for name, part in companions.items()}
-            if old != new:
-                notes.append(
-                    f'positions interpolated from {old[0]} x {old[1]} to {new[0]} x {new[1]}'
-                )
         config['img_size'] = [height, width]
-    meta = {**encoder.meta, 'vit': json.dumps(config)}
-    return dataclasses.replace(encoder, state=state, companions=companions, meta=meta, notes=notes)
+    if num_frames is not None:
+        tubelet = config.get('tubelet_size')
+        if tubelet is None:
+            raise ValueError('--num-frames is for encoders of clips, and this one takes images')
+        if num_frames < 1 or num_frames % tubelet:
+            raise ValueError(f'--num-frames {num_frames}: not whole tubelets of {tubelet} frames')
+        config['num_frames'] = num_frames
 
 
 def fit_vit(encoder: Encoder, module: JEPAViT) -> tuple[dict[str, Tensor], list[str]]:
@@ -93,18 +112,30 @@ def fit_vit(encoder: Encoder, module: JEPAViT) -> tuple[dict[str, Tensor], list[
         A state dict with every key of ``module``, and what was done.
 
     Raises:
-        CheckpointError: No ViT, or another number of heads.
+        CheckpointError: No ViT, another number of heads, an encoder of clips for images or the
+            reverse, or another form of rotary positions.
         ValueError: See :func:`adjust_vit`.
     """
     if encoder.family is not VIT:
         raise CheckpointError(f'it holds a {encoder.family}, and the model has a {VIT}')
-    heads = json.loads(encoder.meta['vit'])['arch'][2]
+    config = json.loads(encoder.meta['vit'])
+    heads, clips = config['arch'][2], 'tubelet_size' in config
+    if clips != (module.num_frames is not None):
+        kinds = ('clips', 'images') if clips else ('images', 'clips')
+        raise CheckpointError(f'its encoder takes {kinds[0]}, the model {kinds[1]}')
+    if module.rotary and config['positions'] != module.positions:
+        raise CheckpointError(
+            f'it was trained with positions {config["positions"]!r}, the model has '
+            f'{module.positions!r}'
+        )
     if heads not in (None, module.num_heads):
         raise CheckpointError(
             f'it was trained with {heads} heads, the model has {module.num_heads}'
         )
     own = module.state_dict()
-    fitted = adjust_vit(encoder, module.img_size, patch_size=module.patch_size)
+    fitted = adjust_vit(
+        encoder, module.img_size, patch_size=module.patch_size, num_frames=module.num_frames
+    )
     state, notes = fitted.state, fitted.notes
     if 'norm.weight' not in own and 'norm.weight' in state:
         state = {k: v for k, v in state.items() if not k.startswith('norm.')}
@@ -121,17 +152,17 @@ def resize_patches(weight_DCpp: Tensor, size: int) -> Tensor:
     The pseudo-inverse of bilinear resizing (FlexiViT, arXiv 2212.08013): exact where patches grow.
 
     Args:
-        weight_DCpp: (D, C, p, p).
+        weight_DCpp: (D, C, p, p), or (D, C, frames, p, p).
         size: q.
 
     Returns:
-        (D, C, q, q) in the type of the weight.
+        (D, C, q, q) or (D, C, frames, q, q) in the type of the weight.
     """
     p = weight_DCpp.shape[-1]
     pixels = torch.eye(p * p, dtype=torch.float64).view(-1, 1, p, p)
     resizing = F.interpolate(pixels, (size, size), mode='bilinear', antialias=True).flatten(1)
-    kernels = weight_DCpp.double().flatten(2) @ torch.linalg.pinv(resizing).T
-    return kernels.unflatten(2, (size, size)).to(weight_DCpp.dtype)
+    kernels = weight_DCpp.double().flatten(-2) @ torch.linalg.pinv(resizing).T
+    return kernels.unflatten(-1, (size, size)).to(weight_DCpp.dtype)
 
 
 def _other_patches(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
@@ -141,7 +172,7 @@ def _other_patches(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
 
 
 def _resized(
-    state: dict[str, Tensor], old: tuple[int, int], new: tuple[int, int]
+    state: dict[str, Tensor], old: tuple[int, ...], new: tuple[int, ...]
 ) -> dict[str, Tensor]:
     if 'pos_embed' not in state:
         return state

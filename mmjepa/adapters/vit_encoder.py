@@ -94,7 +94,11 @@ def facts_of(meta: Any) -> dict[str, Any]:
     defaults = dict(arch='base', img_size=224, patch_size=16, in_channels=3)
     told = {**defaults, 'positions': 'sincos', 'final_norm': True, **encoder}
     size = told['img_size']
-    facts = {key: told[key] for key in ('patch_size', 'in_channels', 'positions', 'final_norm')}
+    names = ['patch_size', 'in_channels', 'positions', 'final_norm']
+    if told.get('num_frames'):
+        told.setdefault('tubelet_size', 2)
+        names += ['num_frames', 'tubelet_size']
+    facts = {key: told[key] for key in names}
     facts['img_size'] = [size, size] if isinstance(size, int) else size
     arch = told['arch']
     if isinstance(arch, list) or arch in ARCHITECTURES:
@@ -105,23 +109,26 @@ def facts_of(meta: Any) -> dict[str, Any]:
 def _shape_config(state: Mapping[str, Tensor], source: str, facts: Mapping[str, Any]) -> dict:
     """Sizes by the shapes; those that the file's facts contradict are refused."""
     shape = tuple(state[ANCHOR].shape)
-    if len(shape) != 4 or shape[2] != shape[3]:
+    if len(shape) not in (4, 5) or shape[-1] != shape[-2]:
         raise CheckpointError(
             f'{source}: wrong shape: {ANCHOR} is {shape}, expected (width, channels, p, p): '
-            'an image encoder with square patches'
+            'an image encoder with square patches; or (width, channels, frames, p, p): one of clips'
         )
     first = state['blocks.0.mlp.fc1.weight']
     width, depth = shape[0], depth_of(state)
     told = facts.get('arch') or [None, None, None, None]
     heads = told[2] or (BY_WIDTH[width][2] if width in BY_WIDTH else None)
     found = dict(
-        arch=[width, depth, heads, first.shape[0]], patch_size=shape[2], in_channels=shape[1]
+        arch=[width, depth, heads, first.shape[0]], patch_size=shape[-1], in_channels=shape[1]
     )
+    if len(shape) == 5:
+        found['tubelet_size'] = shape[2]
     pairs = [
         ('width', width, told[0]),
         ('blocks', depth, told[1]),
         ('MLP width', first.shape[0], told[3]),
-        ('patch size', shape[2], facts.get('patch_size')),
+        ('patch size', shape[-1], facts.get('patch_size')),
+        ('tubelet size', found.get('tubelet_size'), facts.get('tubelet_size')),
         ('channels', shape[1], facts.get('in_channels')),
     ]
     for name, ours, theirs in pairs:
@@ -151,34 +158,72 @@ def _grid(count: int, patch: int, source: str, facts: Mapping[str, Any]) -> tupl
     return side, side
 
 
+def _clip_grid(
+    table_ND: Tensor, patch: int, tubelet: int, source: str, facts: Mapping[str, Any]
+) -> tuple[tuple[int, int, int], bool]:
+    """Times, rows and columns of a table of clips, and whether it is the fixed one."""
+    count, width = table_ND.shape
+    grids = [(t, s, s) for t in range(1, count + 1) for s in [math.isqrt(count // t)]]
+    told = bool(facts.get('num_frames') and facts.get('img_size'))
+    if told:
+        height, length = facts['img_size']
+        grids = [(facts['num_frames'] // tubelet, height // patch, length // patch)]
+    fits = [grid for grid in grids if math.prod(grid) == count]
+    if told and not fits:
+        raise CheckpointError(
+            f'{source}: pos_embed has {count} positions, {" x ".join(map(str, grids[0]))} by its '
+            'config'
+        )
+    for grid in fits:
+        for equal_shares in (True, False) if width % 8 == 0 else (True,):
+            fixed = sincos_positions(width, *grid, uniform_power=equal_shares)
+            if torch.allclose(table_ND.float(), fixed, rtol=0, atol=1e-3):
+                return grid, True
+    if not told:
+        raise CheckpointError(
+            f'{source}: neither an image encoder with square patches nor one of clips: pos_embed '
+            f'has {count} positions, no sine-cosine table of clips of square frames, and the file '
+            'does not tell its num_frames and img_size'
+        )
+    return fits[0], False
+
+
 def _describe(state: Mapping[str, Tensor], source: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """See :func:`vit_config_of`; heads are None where nothing tells them."""
     left_out = [*OUTER[1:]] if facts.get('final_norm') is False else []
-    left_out += ['pos_embed'] if facts.get('positions') == 'rotary' else []
+    told = str(facts.get('positions'))
+    left_out += ['pos_embed'] if told.startswith('rotary') else []
     depth = depth_of(state)
     wanted = [k for k in vit_keys(max(1, depth)) if not k.startswith(tuple(left_out))]
     check_keys(state, wanted, source, f'ViT encoder ({depth} blocks)')
     config = _shape_config(state, source, facts)
     width, mlp, patch = config['arch'][0], config['arch'][3], config['patch_size']
     shapes = {
-        ANCHOR: (width, config['in_channels'], patch, patch),
+        ANCHOR: tuple(state[ANCHOR].shape),
         'patch_embed.proj.bias': (width,),
         **block_shapes(depth, width, mlp),
         'norm.weight': (width,),
         'norm.bias': (width,),
     }
-    positions, img_size = 'rotary', facts.get('img_size')
+    tubelet = config.get('tubelet_size')
+    if tubelet:
+        config['num_frames'] = facts.get('num_frames')
+    positions, img_size = told, facts.get('img_size')
     if 'pos_embed' in state:
         table = state['pos_embed']
         shapes['pos_embed'] = (1, table.shape[1] if table.ndim == 3 else -1, width)
     check_values(state, {k: v for k, v in shapes.items() if k in state}, source)
     if 'pos_embed' in state:
-        grid = _grid(table.shape[1], patch, source, facts)
-        img_size = [patch * n for n in grid]
         # an EMA of the table rounds, so it is never bit-equal
-        fixed = width % 4 == 0 and torch.allclose(
-            table[0].float(), sincos_positions(width, *grid), rtol=0, atol=1e-3
-        )
+        if tubelet:
+            clip, fixed = _clip_grid(table[0], patch, tubelet, source, facts)
+            config['num_frames'], grid = tubelet * clip[0], clip[1:]
+        else:
+            grid = _grid(table.shape[1], patch, source, facts)
+            fixed = width % 4 == 0 and torch.allclose(
+                table[0].float(), sincos_positions(width, *grid), rtol=0, atol=1e-3
+            )
+        img_size = [patch * n for n in grid]
         positions = facts.get('positions') or ('sincos' if fixed else 'learned')
     norm = 'norm.weight' in state
     return dict(config, img_size=img_size, positions=positions, final_norm=norm)
@@ -196,7 +241,8 @@ def vit_config_of(
 
     Returns:
         ``arch`` (width, depth, heads, MLP width), ``img_size``, ``patch_size``, ``in_channels``,
-        ``positions`` (``'sincos'`` if the table is that one within 1e-3) and ``final_norm``.
+        ``positions`` (``'sincos'`` if the table is that one within 1e-3) and ``final_norm``; of an
+        encoder of clips also ``num_frames`` and ``tubelet_size``.
 
     Raises:
         CheckpointError: Not exactly the keys of such an encoder, shapes that don't chain, NaN or
@@ -234,7 +280,10 @@ def _traits(
 def _label(meta: Mapping[str, str]) -> str:
     config = json.loads(meta['vit'])
     (width, depth, *_), (h, w) = config['arch'], config['img_size']
-    return f'ViT, width {width}, {depth} blocks, patches of {config["patch_size"]} in {h} x {w}'
+    clip = f'clips of {config["num_frames"]} x ' if 'num_frames' in config else ''
+    return (
+        f'ViT, width {width}, {depth} blocks, patches of {config["patch_size"]} in {clip}{h} x {w}'
+    )
 
 
 VIT = Family(

@@ -29,7 +29,7 @@ class JEPAViTBackbone(JEPAViT):
 
     Raises:
         ValueError: ``global_blocks`` without windows or out of range, or windows or relative
-            positions beside rotary ones.
+            positions beside rotary ones; an encoder of clips.
     """
 
     def __init__(
@@ -42,13 +42,15 @@ class JEPAViTBackbone(JEPAViT):
         **vit: Any,
     ):
         super().__init__(**vit)
+        if self.num_frames is not None:
+            raise ValueError('num_frames: feature maps are of images, leave it None')
         depth, everywhere = len(self.blocks), set(global_blocks)
         if not everywhere <= set(range(depth if window_size else 0)):
             raise ValueError(
                 f'global_blocks={list(global_blocks)} must be among the {depth} blocks from 0, '
                 'and need window_size > 0'
             )
-        if self.positions == 'rotary' and (window_size or rel_pos):
+        if self.rotary and (window_size or rel_pos):
             raise ValueError(
                 "window_size and rel_pos need positions='sincos' or 'learned': rotary ones hold "
                 'for whole images alone'
@@ -57,7 +59,7 @@ class JEPAViTBackbone(JEPAViT):
         block: Any
         for index, block in enumerate(self.blocks):
             window = 0 if index in everywhere else window_size
-            sides = (window, window) if window else self.grid
+            sides = (window, window) if window else (self.grid[0], self.grid[1])
             block.attn = GridAttention(block.attn, window, sides if rel_pos else None)
         self.frozen = frozen
         if frozen:

@@ -1,14 +1,14 @@
-"""Vision transformer without class token, with timm's parameter names."""
+"""Vision transformer of images and clips, without class token, with timm's parameter names."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmjepa.models.layers.positions import resize_positions, rotary_table, sincos_positions
-from mmjepa.models.layers.transformer import Block, init_transformer
+from mmjepa.models.layers.positions import resize_positions, rotary_grid, sincos_positions
+from mmjepa.models.layers.transformer import Block, init_transformer, run_block
 from mmjepa.registry import MODELS
 
 # width, depth, heads, width of the MLP
@@ -20,7 +20,9 @@ ARCHITECTURES = {
     'huge': (1280, 32, 16, 5120),
     'giant': (1408, 40, 16, 6144),
     'giant22': (1408, 40, 22, 6144),  # V-JEPA 2's
+    'gigantic': (1664, 48, 16, 8192),
 }
+POSITIONS = ('sincos', 'learned', 'rotary', 'rotary_vjepa2')
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -35,18 +37,29 @@ class PatchEmbed(nn.Module):
         patch_size: p, pixels.
         in_channels: C.
         dim: D.
+        tubelet_size: frames of a patch of a clip; None: patches of images.
     """
 
-    def __init__(self, patch_size: int, in_channels: int, dim: int):
+    def __init__(
+        self, patch_size: int, in_channels: int, dim: int, tubelet_size: int | None = None
+    ):
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.proj: nn.Conv2d | nn.Conv3d
+        if tubelet_size is None:
+            self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        else:
+            size = (tubelet_size, patch_size, patch_size)
+            self.proj = nn.Conv3d(in_channels, dim, size, size)
 
     def forward(self, images: Tensor, keep_ids: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, N or K, D), row by row; only the kept patches are embedded."""
-        p = self.patch_size
-        patches = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # B, C, h, p, w, p
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        """(B, C, [T,] H, W) -> (B, N or K, D), row by row; only kept patches are embedded."""
+        sides = self.proj.kernel_size
+        patches = images
+        for axis in reversed(range(len(sides))):
+            patches = patches.unflatten(2 + axis, (-1, sides[axis]))
+        places = range(2, patches.ndim, 2)
+        patches = patches.permute(0, *places, 1, *(axis + 1 for axis in places))
+        patches = patches.flatten(1, len(sides)).flatten(2)
         if keep_ids is not None:
             patches = patches.gather(1, keep_ids[..., None].expand(-1, -1, patches.shape[2]))
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
@@ -54,10 +67,12 @@ class PatchEmbed(nn.Module):
 
 @MODELS.register_module()
 class JEPAViT(nn.Module):
-    """ViT for JEPAs: no class token, no registers, any subset of the patches.
+    """ViT for JEPAs of images and video: no class token, no registers, any subset of the patches.
 
     Keys are timm's: ``pos_embed``, ``patch_embed.proj``, ``blocks.i.{norm1,attn.{qkv,proj},norm2,
-    mlp.{fc1,fc2}}``, ``norm``. Initialised as I-JEPA's (arXiv 2301.08243).
+    mlp.{fc1,fc2}}``, ``norm``. Initialised as I-JEPA's (arXiv 2301.08243). With ``num_frames`` it
+    is that of V-JEPA (2404.08471) or, with rotary positions, of V-JEPA 2 (2506.09985): the patches
+    are tubelets, numbered time by time and row by row, and a still image is a clip of equal frames.
 
     Args:
         arch: a name in ``ARCHITECTURES``, or (width, depth, heads, MLP width).
@@ -65,15 +80,22 @@ class JEPAViT(nn.Module):
             interpolated positions.
         patch_size: p.
         in_channels: C.
-        positions: ``'sincos'`` (fixed), ``'learned'``, or ``'rotary'`` (axial, in every block).
+        positions: ``'sincos'`` (fixed), ``'learned'``, ``'rotary'`` (axial, in every block), or
+            ``'rotary_vjepa2'``, the form that V-JEPA 2's released weights need, which is no
+            rotation (see :func:`.positions.rotary_table`).
         drop_path_rate: of the last block; the others' rise to it linearly.
         checkpoint_blocks: recompute activations in the backward pass.
         final_norm: LayerNorm at the end.
         rescale_init: see :func:`.transformer.init_transformer`.
+        num_frames: T, native length of clips; None: the encoder takes images.
+        tubelet_size: frames of a tubelet.
+        uniform_power: shares of 3D sine-cosine positions, see :func:`.positions.sincos_positions`.
+        row_first: order of 2D ones, see there.
 
     Attributes:
         out_channels: D.
-        grid: native rows and columns of patches.
+        grid: native rows and columns of patches; for clips, times, rows and columns of tubelets.
+        rotary: whether positions turn queries and keys.
 
     Raises:
         ValueError: unknown architecture or positions, or a size that isn't whole patches.
@@ -90,27 +112,35 @@ class JEPAViT(nn.Module):
         checkpoint_blocks: bool = False,
         final_norm: bool = True,
         rescale_init: bool = False,
+        num_frames: int | None = None,
+        tubelet_size: int = 2,
+        uniform_power: bool = True,
+        row_first: bool = False,
     ):
         super().__init__()
         if isinstance(arch, str) and arch not in ARCHITECTURES:
             raise ValueError(f'arch must be one of {", ".join(ARCHITECTURES)}, got {arch!r}')
-        if positions not in ('sincos', 'learned', 'rotary'):
-            raise ValueError(
-                f"positions must be 'sincos', 'learned' or 'rotary', got {positions!r}"
-            )
+        if positions not in POSITIONS:
+            raise ValueError(f'positions must be one of {", ".join(POSITIONS)}, got {positions!r}')
         dim, depth, heads, mlp_dim = ARCHITECTURES[arch] if isinstance(arch, str) else arch
         self.patch_size = patch_size
         self.img_size = _pair(img_size)
-        self.grid = self.grid_of(*self.img_size)
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
+        self.grid = self.grid_of(*([num_frames] if num_frames else []), *self.img_size)
         self.out_channels, self.num_heads = dim, heads
         self.positions = positions
+        self.rotary = positions.startswith('rotary')
         self.checkpoint_blocks = checkpoint_blocks
-        self.patch_embed = PatchEmbed(patch_size, in_channels, dim)
+        tubelet = None if num_frames is None else tubelet_size
+        self.patch_embed = PatchEmbed(patch_size, in_channels, dim, tubelet)
         table = None
         if positions == 'sincos':
-            self.register_buffer('pos_embed', sincos_positions(dim, *self.grid)[None])
+            fixed = sincos_positions(
+                dim, *self.grid, uniform_power=uniform_power, row_first=row_first
+            )
+            self.register_buffer('pos_embed', fixed[None])
         elif positions == 'learned':
-            table = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], dim))
+            table = nn.Parameter(torch.empty(1, math.prod(self.grid), dim))
             self.pos_embed = table
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_dim, rate) for rate in rates)
@@ -119,31 +149,49 @@ class JEPAViT(nn.Module):
         if table is not None:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image."""
-        p = self.patch_size
+    def grid_of(self, *sizes: int) -> tuple[int, ...]:
+        """Patches along every axis.
+
+        Args:
+            *sizes: (H, W) of images, or (T, H, W) of clips; an encoder of clips takes (H, W) for
+                a still image, which lasts ``num_frames``.
+
+        Returns:
+            Rows and columns; for an encoder of clips, times, rows and columns.
+
+        Raises:
+            ValueError: not whole patches, or clips for an encoder of images.
+        """
+        p, t = self.patch_size, self.tubelet_size
+        *frames, height, width = sizes
         if height % p or width % p or not height or not width:
             raise ValueError(
                 f'an image of {height} x {width} pixels is not whole {p} x {p} patches'
             )
-        return height // p, width // p
-
-    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        rows, columns = (torch.arange(n, device=device) for n in grid)
-        places = torch.cartesian_prod(rows, columns)
-        return rotary_table(places, self.out_channels // self.num_heads)[None]
+        if self.num_frames is None:
+            if frames:
+                raise ValueError('an encoder of images got clips: give it num_frames')
+            return height // p, width // p
+        length = frames[0] if frames else self.num_frames
+        if length % t or not length:
+            raise ValueError(f'a clip of {length} frames is not whole tubelets of {t} frames')
+        return length // t, height // p, width // p
 
     def _tokens(self, images: Tensor, keep_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embedded patches (B, K, D) with positions, and the table of rotary ones."""
         grid = self.grid_of(*images.shape[2:])
+        if self.num_frames is not None and images.ndim == 4:
+            images = images[:, :, None].expand(-1, -1, self.num_frames, -1, -1)
         tokens = self.patch_embed(images, keep_ids)
-        if self.positions == 'rotary':
-            table = self._rope(grid, images.device)
+        if self.rotary:
+            head = self.out_channels // self.num_heads
+            tiled = self.positions == 'rotary_vjepa2'
+            table = rotary_grid(grid, head, tiled, images.device)[None]
         else:
             table = resize_positions(self.pos_embed, self.grid, grid)
         if keep_ids is not None:
             table = table[0, keep_ids]
-        if self.positions == 'rotary':
+        if self.rotary:
             return tokens, table
         return tokens + table.to(tokens.dtype), None
 
@@ -157,9 +205,9 @@ class JEPAViT(nn.Module):
         """Tokens after some of the blocks.
 
         Args:
-            images: (B, C, H, W).
+            images: (B, C, H, W), or clips (B, C, T, H, W).
             indices: of blocks, from 0; -1 is the last.
-            keep_ids: (B, K) int64 patch numbers, row by row; None takes all.
+            keep_ids: (B, K) int64 patch numbers, time by time, row by row; None takes all.
             norm: put the final norm on each.
 
         Returns:
@@ -175,10 +223,7 @@ class JEPAViT(nn.Module):
         x, rope = self._tokens(images, keep_ids)
         found = []
         for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, use_reentrant=False)
-            else:
-                x = block(x, rope)
+            x = run_block(block, x, rope, self.checkpoint_blocks)
             if index in wanted:
                 found.append(self.norm(x) if norm else x)
         return found
@@ -187,8 +232,9 @@ class JEPAViT(nn.Module):
         """Embed patches.
 
         Args:
-            images: (B, C, H, W), whole patches.
-            keep_ids: (B, K) int64 patch numbers, row by row, in any order; None takes all.
+            images: (B, C, H, W), or clips (B, C, T, H, W), whole patches.
+            keep_ids: (B, K) int64 patch numbers, time by time, row by row, in any order; None
+                takes all.
 
         Returns:
             (B, K, D), in the order of ``keep_ids``.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .positions import rotate
 
@@ -71,9 +72,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); ``rope`` as in :func:`.positions.rotate`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if rope is None:
+            q, k, v = qkv
+        else:
+            qk, v = qkv.split((2, 1))
+            (q, k), v = rotate(qk, rope), v.squeeze(0)
         x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 
@@ -116,3 +120,10 @@ class Block(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         x = x + self.drop_path(self.attn(self.norm1(x), rope))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def run_block(block: nn.Module, x: Tensor, rope: Tensor | None, recompute: bool) -> Tensor:
+    """``block(x, rope)``, its activations recomputed in the backward pass on demand."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, x, rope, use_reentrant=False)
+    return block(x, rope)
