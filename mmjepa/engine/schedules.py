@@ -54,6 +54,7 @@ class PhasedScheduler(_ParamScheduler):
         relative: values multiply each group's initial value (default for lr and weight decay, so
             that per-group multipliers and ``--auto-scale-lr`` hold); otherwise they are absolute
             (default for the others).
+        stretch: the phases last so many times T, and the run ends within them (V-JEPA: 1.25).
         end: T, filled in by the runner.
         first: number of the first iteration: 1 as in I-JEPA's code, whose last step has the last
             value; 0 (default) starts with the first value.
@@ -62,7 +63,7 @@ class PhasedScheduler(_ParamScheduler):
         verbose: as in MMEngine.
 
     Raises:
-        ValueError: phases that don't reach from 0 to 1, or ``by_epoch``.
+        ValueError: phases that don't reach from 0 to 1, ``by_epoch``, or ``stretch`` below 1.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class PhasedScheduler(_ParamScheduler):
         phases: Sequence[dict],
         relative: bool | None = None,
         first: int = 0,
+        stretch: float = 1.0,
         end: int = 1,
         by_epoch: bool = False,
         last_step: int = -1,
@@ -89,7 +91,9 @@ class PhasedScheduler(_ParamScheduler):
         if relative is None:
             relative = param_name in ('lr', 'weight_decay')
         self.relative = relative
-        self.first = first
+        if stretch < 1:
+            raise ValueError(f'stretch must be at least 1, got {stretch}')
+        self.first, self.stretch = first, stretch
         super().__init__(
             optimizer,
             'betas' if self.first_beta else param_name,
@@ -101,7 +105,7 @@ class PhasedScheduler(_ParamScheduler):
 
     def value_at(self, iteration: int) -> float:
         """Factor or value at an iteration."""
-        progress = (iteration + self.first) / self.end
+        progress = (iteration + self.first) / (self.end * self.stretch)
         begin = 0.0
         for phase in self.phases:
             if progress < phase['until'] or phase['until'] == 1:

@@ -10,7 +10,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from toy_images import anonymise, write_toy_images
 from toy_lidar import TINY_RANGE, TOY_VOXEL, write_toy_sweeps
+from toy_video import forget_labels, write_toy_videos
 
+from mmjepa.engine.checkpoint import atomic_save
 from mmjepa.engine.config import load_config
 from mmjepa.engine.runner import JEPARunner, build_runner
 from mmjepa.registry import MODELS
@@ -128,7 +130,67 @@ def _image_case(config: str) -> Case:
     )
 
 
+def _tubelets_not_empty(model: Any, inputs: dict) -> bool:
+    return all(
+        m.context.shape[1] > 0
+        and m.targets.shape[1] > 0
+        and not (m.context[:, :, None] == m.targets[:, None]).any()
+        for m in model.inspect(inputs)['masks']
+    )
+
+
+def _video_case(config: str, **options: Any) -> Case:
+    return Case(
+        config=config,
+        options=dict(
+            arch=[32, 2, 2, 64],
+            img_size=32,
+            num_frames=8,
+            predictor_depth=1,
+            predictor_width=32,
+            batch_size=2,
+            num_workers=0,
+            max_iters=4,
+            log_interval=2,
+            **options,
+        ),
+        make_data=lambda root: write_toy_videos(root, 7),
+        remove_labels=forget_labels,
+        hidden_and_visible=_tubelets_not_empty,
+        host_reads=1,  # masks are drawn on the host
+        impossible=[
+            dict(blocks=[]),
+            dict(blocks=[dict(num_blocks=0)]),
+            dict(blocks=[dict(spatial_scale=(0.0, 0.2))]),
+            dict(blocks=[dict(aspect=(2.0, 1.0))]),
+            dict(truncate='end'),
+            dict(max_keep=0),
+        ],
+    )
+
+
+def _student_case() -> Case:
+    """A student of a teacher of other width, which lies beside the data."""
+
+    def make_data(root: Path) -> Path:
+        write_toy_videos(root, 7)
+        stage, size = CASES['VPixel'], dict(arch=[48, 2, 2, 96])
+        meta = dict(method='VPixel', cfg=stage.load(root, **size).pretty_text)
+        file = dict(meta=meta, state_dict=stage.model(root, **size).state_dict())
+        atomic_save(file, root / 'teacher.pth')
+        return root
+
+    # relative to the test's own folder
+    options = dict(teacher_arch=[48, 2, 2, 96], teacher_checkpoint='toy/teacher.pth')
+    case = _video_case('configs/salt/student_sim.py', **options)
+    case.make_data = make_data
+    return case
+
+
 CASES = {
+    'VJEPA': _video_case('configs/vjepa/vit_tiny_sim.py'),
+    'VPixel': _video_case('configs/salt/teacher_sim.py'),
+    'SALT': _student_case(),
     'IJEPA': _image_case('configs/ijepa/vit_tiny4_cifar10.py'),
     'DMTJEPA': _image_case('configs/dmt_jepa/vit_tiny4_cifar10.py'),
     'ADLJEPA': Case(

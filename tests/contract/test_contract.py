@@ -233,7 +233,8 @@ def test_masks(case):
 
 def test_keep_ids(case):
     model = case.model(case.root).eval()
-    x = case.batch(model, case.root)['inputs']['images']
+    inputs = case.batch(model, case.root)['inputs']
+    x = inputs['images'] if 'images' in inputs else inputs['videos']
     with torch.no_grad():
         tokens = model.encoder(x, None)
         ids = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
@@ -257,7 +258,8 @@ def test_round_trip(case, tmp_path):
     with torch.no_grad():
         before = model.extract_feat(data['inputs'])
     source = tmp_path / 'jepa.pth'
-    atomic_save(dict(meta=dict(method=case.name), state_dict=model.state_dict()), source)
+    meta = dict(method=case.name, cfg=case.load(case.root).pretty_text)
+    atomic_save(dict(meta=meta, state_dict=model.state_dict()), source)
     out = tmp_path / 'out.safetensors'
     write_encoder(read_encoder(source, 'mmjepa'), out, 'safetensors')
     again = read_encoder(out, 'safetensors')

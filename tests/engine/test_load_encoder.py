@@ -7,7 +7,7 @@ from torch import nn
 from toy_engine import Log, toy_runner
 
 from mmjepa.engine.checkpoint import CheckpointError
-from mmjepa.engine.hooks import LoadEncoderHook, NativeSpconvHook
+from mmjepa.engine.hooks import LoadEncoderHook, NativeSpconvHook, load_encoder
 from mmjepa.models import SparseVoxelEncoder
 from mmjepa.registry import MODELS
 
@@ -239,3 +239,10 @@ def test_native_kernels_where_the_model_is_on_cpu():
     assert Runner.bare_model[0].algo != ConvAlgo.Native
     NativeSpconvHook().before_run(Runner)
     assert Runner.bare_model[0].algo == ConvAlgo.Native
+
+
+def test_a_student_is_taken_and_not_its_teacher():
+    """Both lie in the file; of other methods the target is the encoder to fine-tune."""
+    state = {f'{part}.conv_input.0.weight': torch.ones(2) for part in ('encoder', 'target.encoder')}
+    files = [dict(meta=dict(method=name), state_dict=state) for name in ('SALT', 'VJEPA')]
+    assert [load_encoder._target_if_there(file) for file in files] == ['online', 'target']

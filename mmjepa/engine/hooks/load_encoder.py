@@ -170,6 +170,9 @@ class LoadEncoderHook(Hook):
 def _target_if_there(checkpoint: dict) -> str | None:
     from mmjepa.adapters import ALL_FORMATS, detect_format
 
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict) and meta.get('method') == 'SALT':
+        return 'online'  # the target is the teacher
     adapter = ALL_FORMATS[detect_format(checkpoint)]
     place = adapter.which.get('target')
     there = place and any(key.startswith(place) for key in adapter.tensors(checkpoint, 'the file'))

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmjepa.models.losses.regression import regression_error
 from mmjepa.models.masks import BlockMasks
 from mmjepa.models.targets import TargetEncoder
 from mmjepa.registry import MODELS
@@ -108,7 +107,7 @@ class IJEPA(BaseJEPA):
     @torch.no_grad()
     def monitor_distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(N,) error of rows, in the kind of the loss."""
-        return regression_error(prediction, target, self.loss_module.kind).mean(1)
+        return self.loss_module.error(prediction, target).mean(1)
 
     @torch.no_grad()
     def inspect(self, inputs: dict) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from torch import Tensor, nn
 from mmjepa.registry import MODELS
 
 
-def regression_error(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Elementwise error in float32; ``kind`` as in :class:`RegressionLoss`."""
+def regression_error(
+    prediction: Tensor, target: Tensor, kind: str, exponent: float = 1.0
+) -> Tensor:
+    """Elementwise error in float32; ``kind`` and ``exponent`` as in :class:`RegressionLoss`."""
     prediction, target = prediction.float(), target.float()
     if kind == 'smooth_l1':
         return F.smooth_l1_loss(prediction, target, reduction='none')
-    if kind == 'l1':
-        return (prediction - target).abs()
-    return (prediction - target).square()
+    if kind == 'mse':
+        return (prediction - target).square()
+    error = (prediction - target).abs()
+    return error if kind == 'l1' else error.pow(exponent) / exponent
 
 
 @MODELS.register_module()
@@ -24,17 +27,29 @@ class RegressionLoss(nn.Module):
     """Mean error over all elements.
 
     Args:
-        kind: ``'smooth_l1'`` (beta 1; I-JEPA's code), ``'mse'`` (its paper) or ``'l1'``.
+        kind: ``'smooth_l1'`` (beta 1; I-JEPA's code), ``'mse'`` (its paper), ``'l1'`` (V-JEPA) or
+            ``'power'``: |error|^exponent / exponent (V-JEPA's code).
+        exponent: of ``'power'``, at least 1.
 
     Raises:
-        ValueError: unknown ``kind``.
+        ValueError: unknown ``kind``, or an exponent that is too small or not used.
     """
 
-    def __init__(self, kind: Literal['smooth_l1', 'mse', 'l1'] = 'smooth_l1'):
+    def __init__(
+        self,
+        kind: Literal['smooth_l1', 'mse', 'l1', 'power'] = 'smooth_l1',
+        exponent: float = 1.0,
+    ):
         super().__init__()
-        if kind not in ('smooth_l1', 'mse', 'l1'):
-            raise ValueError(f"kind must be 'smooth_l1', 'mse' or 'l1', got {kind!r}")
-        self.kind = kind
+        if kind not in ('smooth_l1', 'mse', 'l1', 'power'):
+            raise ValueError(f"kind must be 'smooth_l1', 'mse', 'l1' or 'power', got {kind!r}")
+        if exponent < 1 or (exponent != 1 and kind != 'power'):
+            raise ValueError(f"exponent must be at least 1 and needs kind='power', got {exponent}")
+        self.kind, self.exponent = kind, exponent
+
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Of each element, in float32."""
+        return regression_error(prediction, target, self.kind, self.exponent)
 
     def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Two tensors of one shape -> ``loss_prediction``."""
@@ -43,4 +58,4 @@ class RegressionLoss(nn.Module):
                 f'predictions {tuple(prediction.shape)} and targets {tuple(target.shape)} differ'
             )
         with torch.autocast(prediction.device.type, enabled=False):
-            return dict(loss_prediction=regression_error(prediction, target, self.kind).mean())
+            return dict(loss_prediction=self.error(prediction, target).mean())

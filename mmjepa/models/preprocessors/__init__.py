@@ -2,6 +2,7 @@
 
 from .image import ImagePreprocessor
 from .jepa import JEPAPreprocessor
+from .video import VideoPreprocessor
 from .voxel import VoxelPreprocessor
 
-__all__ = ['ImagePreprocessor', 'JEPAPreprocessor', 'VoxelPreprocessor']
+__all__ = ['ImagePreprocessor', 'JEPAPreprocessor', 'VideoPreprocessor', 'VoxelPreprocessor']

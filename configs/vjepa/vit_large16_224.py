@@ -1,0 +1,123 @@
+"""V-JEPA, ViT-L/16, clips of 16 frames at 224 pixels (arXiv 2404.08471): K400 80.8, SSv2 69.5.
+
+    tools/dist_train.sh configs/vjepa/vit_large16_224.py 128 --amp       # 128 GPUs x 24 = 3,072
+
+Published figures are of frozen encoders with an attentive probe. Recipe of the release: AdamW,
+2e-4 -> 6.25e-4 over 12,000 of 90,000 steps, then a cosine to 1e-6, weight decay 0.04 -> 0.4 and EMA
+0.998 -> 1, all three as in a run of 112,500 steps, bf16. Gradients are clipped at a norm of 10,
+encoder and predictor together (release: each by itself, after the warm-up).
+Data: VideoMix2M, HowTo100M and Kinetics-710 and Something-Something v2, one line a video.
+"""
+
+_base_ = ['../_base_/default_runtime.py', '../_base_/vit_adamw.py']
+
+data_root = 'data/videomix2m'
+sources = 'train.csv'  # in data_root; `path label` a line, labels are not read
+batch_size = 24  # a process
+num_workers = 12
+max_epochs = None
+max_iters = 90_000  # wins over max_epochs
+stretch = 1.25  # schedules are those of a run so much longer
+warmup = 12 / 112.5  # of the stretched run
+seed = 0
+accumulate = 1
+log_interval = 50
+on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
+
+arch = 'large'
+img_size = 224
+patch_size = 16
+num_frames = 16
+frame_step = 4
+predictor_depth = 12
+predictor_width = 384
+crop_scale = (0.3, 1.0)
+truncate = 'raster'  # contexts of a batch lose their last tokens; or 'random'
+
+model = dict(
+    type='VJEPA',
+    data_preprocessor=dict(type='VideoPreprocessor'),
+    encoder=dict(
+        type='JEPAViT',
+        arch=arch,
+        img_size=img_size,
+        patch_size=patch_size,
+        num_frames=num_frames,
+    ),
+    target=dict(type='TargetEncoder', policy='ema'),
+    predictor=dict(
+        type='ViTPredictor',
+        channels=predictor_width,
+        depth=predictor_depth,
+        mask_tokens=2,
+        mask_token_std=0.0,
+    ),
+    # by default two masks a clip: 8 blocks of 15 % of the frame, and 2 of 70 %, at all times
+    mask_generator=dict(type='MultiBlock3DMaskGenerator', truncate=truncate),
+    loss=dict(type='RegressionLoss', kind='l1'),
+)
+
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=num_workers > 0,
+    collate_fn=dict(type='mmjepa.jepa_collate', stack=['video']),
+    dataset=dict(
+        type='VideoDataset',
+        data_root=data_root,
+        sources=sources,
+        on_error=on_error,
+        pipeline=[
+            dict(type='SampleClips', num_frames=num_frames, frame_step=frame_step),
+            dict(type='RandomResizedCropVideo', size=img_size, scale=crop_scale),
+            dict(type='PackJEPAInputs', keys=['video']),
+        ],
+    ),
+)
+
+optim_wrapper = dict(
+    optimizer=dict(lr=6.25e-4), clip_grad=dict(max_norm=10.0), accumulative_counts=accumulate
+)
+param_scheduler = [
+    dict(
+        type='PhasedScheduler',
+        param_name='lr',
+        first=1,
+        stretch=stretch,
+        phases=[
+            dict(until=warmup, start=0.32, stop=1.0, curve='linear'),
+            dict(until=1.0, start=1.0, stop=1e-6 / 6.25e-4),
+        ],
+    ),
+    dict(
+        type='PhasedScheduler',
+        param_name='weight_decay',
+        first=1,
+        stretch=stretch,
+        phases=[dict(until=1.0, start=1.0, stop=10.0)],
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=3072)
+train_cfg = dict(type='JEPATrainLoop', max_epochs=max_epochs, max_iters=max_iters)
+randomness = dict(seed=seed)
+
+default_hooks = dict(
+    runtime_info=dict(interval=log_interval),
+    logger=dict(interval=log_interval),
+    checkpoint=dict(
+        by_epoch=max_iters is None,
+        interval=1 if max_iters is None else max(1, max_iters // 10),
+    ),
+)
+custom_hooks = [
+    dict(
+        type='TargetUpdateHook',
+        momentum=(0.998, 0.998 + 0.002 / stretch),  # 1.0 where the stretched schedule ends
+        curve='linear',
+    ),
+    dict(type='CollapseMonitorHook', interval=log_interval),
+    dict(type='LossGuardHook'),
+    dict(type='SaveOnSignalHook'),
+    dict(type='SkippedSamplesHook'),
+]
+log_processor = dict(by_epoch=max_iters is None, window_size=log_interval)
