@@ -1,6 +1,7 @@
-"""Makes and inspects data: simulated KITTI frames, unknown LiDAR folders, mmdet3d's info files.
+"""Makes and inspects data: simulated KITTI frames, generated clips, mmdet3d's info files.
 
 python tools/create_data.py sim-kitti --out data/kitti_sim --frames 600 --seed 0
+python tools/create_data.py sim-video --out data/sim_video --clips 6000 [--classes left right ...]
 python tools/create_data.py inspect data/my_sensor
 python tools/create_data.py kitti --root data/kitti [--out data/kitti_infos]
 python tools/create_data.py nuscenes --root data/nuscenes
@@ -58,6 +59,54 @@ def _sim_kitti(args: argparse.Namespace) -> None:
     print(
         f'{args.out}: {result["frames"]} frames ({counts}), caster {result["caster"]}, '
         f'{result["seconds"]:.1f} s ({result["frames_per_second"]:.1f} frames/s)'
+    )
+
+
+def _add_sim_video(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'sim-video', help='make clips of moving sprites whose class is the motion'
+    )
+    parser.add_argument('--out', required=True, help='folder to make')
+    parser.add_argument('--clips', type=int, required=True, help='of training and test together')
+    parser.add_argument(
+        '--classes', nargs='+', metavar='MOTION', help='such as left right up down (default: all)'
+    )
+    parser.add_argument('--frames', type=int, default=16)
+    parser.add_argument('--size', type=int, default=64, help='side of the frames in pixels')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--drift', type=float, default=0.0, help='longest way of the ground, in sides of the frame'
+    )
+    parser.add_argument('--test-fraction', type=float, default=0.2, help='share in test.csv')
+    parser.add_argument('--mp4', action='store_true', help='mp4 files (PyAV) instead of .npy')
+    parser.add_argument('--device', default='cpu', help='that renders: cpu, cuda, ...')
+    parser.add_argument('--batch-size', type=int, default=64, help='clips rendered at a time')
+    parser.add_argument('--overwrite', action='store_true', help='replace generated clips in --out')
+    parser.set_defaults(run=_sim_video)
+
+
+def _sim_video(args: argparse.Namespace) -> None:
+    from mmjepa.datasets.video_sim import MOTIONS, ClipSettings, write_clips
+    from mmjepa.evaluation.progress import TerminalProgress
+
+    settings = ClipSettings(
+        clips=args.clips,
+        classes=tuple(args.classes or MOTIONS),
+        frames=args.frames,
+        size=args.size,
+        seed=args.seed,
+        drift=args.drift,
+        test_fraction=args.test_fraction,
+        mp4=args.mp4,
+    )
+    result = write_clips(
+        args.out, settings, args.device, args.overwrite, args.batch_size, TerminalProgress()
+    )
+    counts = ', '.join(f'{len(own)} {name}' for name, own in settings.splits().items())
+    print(
+        f'{args.out}: {args.clips} clips ({counts}) of {len(settings.classes)} classes, '
+        f'{result["clips"]} written in {result["seconds"]:.1f} s '
+        f'({result["clips_per_second"]:.1f} clips/s)'
     )
 
 
@@ -155,6 +204,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     _add_sim(commands)
+    _add_sim_video(commands)
     inspect = commands.add_parser(
         'inspect', help='read an unknown LiDAR folder and suggest settings'
     )
@@ -175,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(
             '\ninterrupted; nothing half-written is left under a final name. The same command '
-            'again: sim-kitti goes on where it stopped, conversions start anew',
+            'again: sim-kitti and sim-video go on where they stopped, conversions start anew',
             file=sys.stderr,
         )
         return 130

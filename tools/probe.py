@@ -1,4 +1,4 @@
-"""Probe an encoder: can a simple classifier read classes from its features, frozen or fine-tuned?
+r"""Probe an encoder: can a simple classifier read classes from its features, frozen or fine-tuned?
 
 Examples:
     python tools/probe.py configs/adl_jepa/kitti.py work_dirs/adl_jepa/kitti/epoch_30.pth
@@ -8,12 +8,16 @@ Examples:
     python tools/probe.py configs/ijepa/vit_tiny4_cifar10.py runs/{seed}/last.pth --seeds 0 1 2
     python tools/probe.py CONFIG CHECKPOINT --protocol knn linear attentive --which online --amp
     python tools/probe.py CONFIG CHECKPOINT --protocol finetune --epochs 20 --lr 1e-3 --amp
+    python tools/probe.py configs/vjepa/vit_large16_224.py CHECKPOINT --data-root data/ssv2 \
+        --protocol attentive --attentive-depth 4 --clips 2 --views 3 --amp
 
 What the config's model eats decides what is classified. LiDAR: cells of the BEV grid that hold
 points, labelled by boxes (KITTI labels); training and validation frames come from ImageSets.
 Images: whole images, <data_root>/{train,test or val}/<class>/<image>; k, heads and learning
 rates are chosen on a tenth of the training images, never on test ones; fine-tuning chooses
-nothing and scores its last epoch. The table is printed, and written as JSON and CSV.
+nothing and scores its last epoch. Videos: whole videos, <data_root>/{train,test or val}.csv with
+lines `<path> <label>`, names of the classes in classes.txt; or images in class folders, as still
+clips. The table is printed, and written as JSON and CSV.
 """
 
 import os
@@ -65,7 +69,7 @@ def parse_args(argv=None):
         nargs='+',
         choices=[*SAMPLE_PROTOCOLS, 'both'],
         default=['knn'],
-        help="'both' is knn and linear; attentive and finetune: images",
+        help="'both' is knn and linear; attentive: images and videos; finetune: images",
     )
     add(
         '--arms',
@@ -78,28 +82,35 @@ def parse_args(argv=None):
         nargs='+',
         type=int,
         default=[0],
-        help='of untrained weights, chosen cells, held-out images, and order of images',
+        help='of untrained weights, chosen cells, held-out samples, and their order',
     )
     add('--data-root', help="labelled folder (default: the config's)")
     add('--train-split', default='train')
     add(
         '--val-split',
         '--test-split',
-        help='default: val for LiDAR; of images, whichever of test and val is there',
+        help='default: val for LiDAR; of images and videos, whichever of test and val is there',
     )
     add('--max-train-frames', '--max-train-samples', type=int)
     add('--max-val-frames', '--max-test-samples', type=int)
-    add('--k', type=int, nargs='+', help='default: 20; images: chosen from 10 20 100 200')
+    add(
+        '--k', type=int, nargs='+', help='default: 20; images and videos: chosen from 10 20 100 200'
+    )
     add('--temperature', type=float, default=0.07)
     add(
         '--batch-size',
         type=int,
-        help="sweeps (default 2) or images (default: the config's; 256 in fine-tuning) at a time",
+        help="sweeps (default 2), images, videos (default: the config's; 256 in fine-tuning)",
     )
     add('--device', default='auto', help='auto (CUDA where it is), cpu, cuda, ...')
     add('--work-dir', help="for JSON and CSV (default: the checkpoint's folder)")
     add('--cfg-options', nargs='+', action=OptionAction, default={})
-    parser.set_defaults(own={'points': _lidar_options(parser), 'images': _image_options(parser)})
+    groups = {
+        ('points',): _lidar_options,
+        ('images', 'videos'): _sample_options,
+        ('videos',): _video_options,
+    }
+    parser.set_defaults(own={kinds: options(parser) for kinds, options in groups.items()})
     return parser.parse_args(argv)
 
 
@@ -119,9 +130,9 @@ def _lidar_options(parser):
     return {action.dest: action.default for action in group._group_actions}
 
 
-def _image_options(parser):
+def _sample_options(parser):
     """Options that only whole samples have; name -> default."""
-    group = parser.add_argument_group('images')
+    group = parser.add_argument_group('images and videos')
     add = group.add_argument
     add(
         '--which',
@@ -136,8 +147,18 @@ def _image_options(parser):
         choices=(1, 4),
         help='last layers to read; with both (the default) linear heads choose, others read one',
     )
-    add('--amp', action='store_true', help='features and fine-tuning in bfloat16')
+    add('--amp', action='store_true', help='features, self-attention, fine-tuning in bfloat16')
     add('--epochs', type=int, help='of linear (default 50), attentive (20), fine-tuning (20)')
+    add(
+        '--attentive-depth',
+        type=int,
+        default=1,
+        choices=(1, 2, 3, 4),
+        help="blocks of attentive probes: 1 is V-JEPA's, 4 (3 of self-attention) V-JEPA 2's",
+    )
+    add('--attentive-heads', type=int, help="attention heads of theirs (default: the encoder's)")
+    add('--attentive-lrs', nargs='+', type=float, help='chosen from (default 3e-4 1e-3 3e-3)')
+    add('--attentive-wds', nargs='+', type=float, help='chosen from (default 0.01 0.1)')
     add('--lr', type=float, help='of fine-tuning, the peak (default 1e-3)')
     add('--layer-decay', type=float, help='of fine-tuning, from block to block (default 0.75)')
     add('--cache-dir', help='for features (default: features/ in the work dir)')
@@ -145,18 +166,36 @@ def _image_options(parser):
     return {action.dest: action.default for action in group._group_actions}
 
 
+def _video_options(parser):
+    """Options that only videos have; name -> default."""
+    group = parser.add_argument_group('videos')
+    add = group.add_argument
+    add('--clips', type=int, default=1, help='of each video; a probe reads the tokens of all')
+    add(
+        '--views',
+        type=int,
+        default=1,
+        choices=(1, 3),
+        help='crops of a test video (or still) along its longer side; predictions are averaged',
+    )
+    return {action.dest: action.default for action in group._group_actions}
+
+
 def refuse_foreign(args, kind):
     """An option of the other kind of input would do nothing."""
-    for other, options in args.own.items():
+    for kinds, options in args.own.items():
         given = [name for name, default in options.items() if getattr(args, name) != default]
-        if other != kind and given:
+        if kind not in kinds and given:
             option = '--' + given[0].replace('_', '-')
-            raise ConfigError(f'{option} is for {other}; {args.config} reads {kind}: leave it out')
+            raise ConfigError(
+                f'{option} is for {" and ".join(kinds)}; {args.config} reads {kind}: leave it out'
+            )
     finetune = 'finetune' in args.protocol
     if finetune and kind != 'images':
+        remedy = {'points': 'fine-tune with the configs in configs/downstream/mmdet3d'}
         raise ConfigError(
-            f'--protocol finetune is for images; {args.config} reads {kind}: fine-tune a LiDAR '
-            'encoder with the configs in configs/downstream/mmdet3d'
+            f'--protocol finetune is for images; {args.config} reads {kind}: '
+            f'{remedy.get(kind, "leave it out")}'
         )
     if not finetune and (args.lr is not None or args.layer_decay is not None):
         raise ConfigError('--lr and --layer-decay are for --protocol finetune: leave them out')
@@ -206,6 +245,14 @@ def sample_settings_of(args):
         numbers['ks'] = tuple(dict.fromkeys(args.k))
     if args.epochs is not None:
         numbers['linear'] = numbers['attentive'] = HeadSchedule(epochs=args.epochs)
+    numbers['attentive_depth'] = args.attentive_depth
+    numbers['attentive_heads'] = args.attentive_heads
+    for name, given in (
+        ('attentive_lrs', args.attentive_lrs),
+        ('attentive_weight_decays', args.attentive_wds),
+    ):
+        if given:
+            numbers[name] = tuple(dict.fromkeys(given))
     tuning = dict(epochs=args.epochs, lr=args.lr, layer_decay=args.layer_decay)
     return SampleProbeSettings(
         protocols=protocols_of(args),
@@ -219,6 +266,8 @@ def sample_settings_of(args):
         max_test=args.max_val_frames,
         batch_size=args.batch_size,
         amp=args.amp,
+        clips=args.clips,
+        views=args.views,
         protocol=SampleProtocolSettings(**numbers),
         finetune=FinetuneSettings(**{k: v for k, v in tuning.items() if v is not None}),
     )

@@ -26,5 +26,6 @@ visualizer = dict(type='Visualizer', vis_backends=vis_backends)
 log_level = 'INFO'
 sync_bn = None  # 'torch': BatchNorm over all ranks (CUDA)
 find_unused_parameters = False
+compile = False  # True: torch.compile of transformer blocks
 load_from = None
 resume = False

@@ -1,4 +1,4 @@
-"""Time, memory and kernels of whole training steps."""
+"""Time, memory, arithmetic and kernels of whole training steps."""
 
 import itertools
 import json
@@ -14,117 +14,60 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
-from mmjepa.engine.config import check_config, load_config
+from mmjepa.apis.inference import _init_weights
+from mmjepa.engine.compile import compile_blocks
+from mmjepa.engine.config import ConfigError, check_config, load_config
 from mmjepa.engine.hooks import TargetUpdateHook
 from mmjepa.engine.runner import JEPARunner, provenance
 from mmjepa.registry import MODELS
 
-# first match wins; names of CUDA kernels and of CPU operators
-CATEGORIES = (
-    ('optimizer and EMA', ('multi_tensor', 'foreach', 'fused_adam', 'AdamW', 'lerp')),
-    (
-        'copies and casts',
-        (
-            'Memcpy',
-            'Memset',
-            'copy_',
-            'direct_copy',
-            'bfloat16_copy',
-            '_to_copy',
-            'contiguous',
-            'aten::cat',
-            'CatArray',
-            'nchwToNhwc',
-            'nhwcToNchw',
-            'zero_',
-            'fill_',
-            'FillFunctor',
-        ),
-    ),
-    (
-        'sort and search',
-        (
-            'sort',
-            'Sort',
-            'radix',
-            'Radix',
-            'searchsorted',
-            'unique',
-            'nonzero',
-            'scan',
-            'bincount',
-            'histc',
-        ),
-    ),
-    ('gather and scatter', ('index', 'gather', 'scatter', 'Index')),
-    (
-        'sparse convolution',
-        (
-            'spconv',
-            'tv::',
-            'cumm',
-            'implicit_gemm',
-            'Simt_',
-            'Turing_',
-            'Ampere_',
-            'Rulebook',
-            'indice_conv',
-        ),
-    ),
-    ('dense convolution', ('conv', 'Conv', 'implicit_convolve', 'xmma', 'cudnn', 'mkldnn')),
-    (
-        'matrix product',
-        (
-            'gemm',
-            'cutlass',
-            'nvjet',
-            'aten::mm',
-            'aten::addmm',
-            'aten::bmm',
-            'cublas',
-            'flash',
-            'attention',
-        ),
-    ),
-    ('normalisation', ('batch_norm', 'bn_', 'Norm', 'norm')),
-    ('reductions', ('reduce', 'Reduce', 'aten::sum', 'aten::mean')),
-)
-
-
-def category(name: str) -> str:
-    """Category of a kernel or operator."""
-    for label, keys in CATEGORIES:
-        if any(key in name for key in keys):
-            return label
-    return 'elementwise and others'
+from .flops import count_batches, counting_model
+from .kernels import PRODUCTS, profile_steps
+from .synthetic import synthetic_batch
 
 
 @dataclass
 class TrainReport:
-    """Figures of :func:`benchmark_train`; times in ms, memory in GiB."""
+    """Figures of :func:`benchmark_train`; times in ms, memory in GiB, FLOPs of a step."""
 
     config: str
     batch_size: int
     amp: str | None
+    compiled: bool
+    synthetic: bool
     step_ms: float
     spread_ms: tuple[float, float]
     samples_per_s: float
     peak_gib: float
     data_wait: float | None
     voxels: float | None
+    flops: float
     parts: dict[str, float] = field(default_factory=dict)
     kernels: list[tuple[str, float, int]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tflops_per_s(self) -> float:
+        """Matrix products, convolutions and attention; recomputed ones don't count."""
+        return self.flops / self.step_ms / 1e9
+
+    @property
+    def product_share(self) -> float:
+        """Share of the step's time in which matrix products and attention run."""
+        return self.parts.get(PRODUCTS, 0.0) / self.step_ms
 
     def text(self) -> str:
         """The report as a table."""
         env = self.environment
         low, high = self.spread_ms
         lines = [
-            f'{self.config}  batch {self.batch_size}  amp {self.amp or "off"}  on {env["device"]}, '
+            f'{self.config}  batch {self.batch_size}{" synthetic" if self.synthetic else ""}  '
+            f'amp {self.amp or "off"}{"  compiled" if self.compiled else ""}  on {env["device"]}, '
             f'torch {env["packages"]["torch"]}',
             f'step {self.step_ms:.1f} ms (median; middle half {low:.1f} to {high:.1f})   '
             f'{self.samples_per_s:.2f} samples/s   peak {self.peak_gib:.2f} GiB',
+            f'{self.flops / 1e12:.4g} TFLOP a step, {self.tflops_per_s:.4g} TFLOP/s   '
+            f'{PRODUCTS}: {100 * self.product_share:.0f} % of the step',
         ]
         if self.voxels:
             lines.append(f'voxels a sample: {self.voxels:.0f}')
@@ -153,7 +96,9 @@ class _Stepper:
     def __init__(self, cfg: Any, device: str):
         torch.manual_seed(cfg.seed)
         self.model: Any = MODELS.build(cfg.model)
-        self.model.init_weights()
+        if hasattr(self.model, 'has_teacher'):  # random weights are as fast as a trained teacher's
+            self.model.has_teacher, self.model.teacher_checkpoint = True, None
+        _init_weights(self.model)
         self.model.to(device).train()
         self.max_iters = 1000
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)
@@ -194,27 +139,6 @@ def _timed(step: _Stepper, batches: Iterator[dict], count: int, device: str) -> 
     return times
 
 
-def _profile(step: _Stepper, batches: Iterator[dict], count: int, device: str, rows: int):
-    from torch.profiler import ProfilerActivity, profile
-
-    kinds = [ProfilerActivity.CUDA] if device == 'cuda' else [ProfilerActivity.CPU]
-    with profile(activities=kinds) as recorded:
-        for _ in range(count):
-            step(next(batches))
-        if device == 'cuda':
-            torch.cuda.synchronize()
-    attribute = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
-    events = [
-        (e.key, getattr(e, attribute) / 1000 / count, e.count // count)
-        for e in recorded.key_averages()
-        if getattr(e, attribute) > 0
-    ]
-    parts: dict[str, float] = {}
-    for name, ms, _ in events:
-        parts[category(name)] = parts.get(category(name), 0.0) + ms
-    return parts, sorted(events, key=lambda e: -e[1])[:rows]
-
-
 def _data_wait(step: _Stepper, loader: Any, count: int, device: str) -> float:
     """Share of the time that whole iterations spend waiting for the loader."""
     batches = iter(loader)
@@ -230,6 +154,14 @@ def _data_wait(step: _Stepper, loader: Any, count: int, device: str) -> float:
     return waited / (time.perf_counter() - start)
 
 
+def _batches(cfg: Any, model: Any, synthetic: bool) -> tuple[list[dict], Any]:
+    """A few batches, and the loader that they come from, if any."""
+    if synthetic:
+        return [synthetic_batch(cfg, model, seed) for seed in range(4)], None
+    loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
+    return list(itertools.islice(loader, 4)), loader
+
+
 def benchmark_train(
     config: str,
     options: dict[str, Any] | None = None,
@@ -239,8 +171,10 @@ def benchmark_train(
     warmup: int = 10,
     rows: int = 15,
     with_loader: bool = False,
+    synthetic: bool = False,
+    compiled: bool = False,
 ) -> TrainReport:
-    """Measure whole steps on batches of the config's own data.
+    """Measure whole steps.
 
     Args:
         config: pre-training config.
@@ -251,22 +185,36 @@ def benchmark_train(
         warmup: steps before.
         rows: kernels listed.
         with_loader: also measure the share of time spent waiting for data.
+        synthetic: random images or clips instead of the config's own data.
+        compiled: compile the transformer blocks, as ``compile=True`` does.
 
     Returns:
         The report.
+
+    Raises:
+        ConfigError: synthetic batches for a method on point clouds, or with a loader.
     """
+    if synthetic and with_loader:
+        raise ConfigError('synthetic batches come from no loader: --loader or --synthetic')
     init_default_scope('mmjepa')
     cfg = load_config(config, options)
     check_config(cfg)
     if amp:
         cfg.optim_wrapper.amp = amp
     torch.backends.cudnn.benchmark = bool(cfg.get('env_cfg', {}).get('cudnn_benchmark'))
+    counting = counting_model(cfg, device)
+    few, loader = _batches(cfg, counting, synthetic)
+    flops = sum(map(sum, count_batches(counting, few).values()))
+    del counting
     step = _Stepper(cfg, device)
-    loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
-    few = [_on_device(batch, device) for batch in itertools.islice(loader, 4)]
-    batches = itertools.cycle(few)
+    if compiled or cfg.get('compile'):
+        compile_blocks(step.model)
+    on_device = [_on_device(batch, device) for batch in few]
     # the preprocessor takes the batch apart: hand out shallow copies
-    fresh = (dict(inputs=dict(b['inputs']), data_samples=b['data_samples']) for b in batches)
+    fresh = (
+        dict(inputs=dict(b['inputs']), data_samples=b['data_samples'])
+        for b in itertools.cycle(on_device)
+    )
     _timed(step, fresh, warmup, device)
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -276,19 +224,22 @@ def benchmark_train(
         if device == 'cuda'
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     )
-    parts, kernels = _profile(step, fresh, min(steps, 5), device, rows)
+    parts, kernels = profile_steps(step, fresh, min(steps, 5), device, rows)
     prepared = step.model.data_preprocessor(next(fresh), True)['inputs']
     batch_size = len(few[0]['data_samples'])
     return TrainReport(
         config=config,
         batch_size=batch_size,
         amp=amp,
+        compiled=bool(compiled or cfg.get('compile')),
+        synthetic=synthetic,
         step_ms=median(times),
         spread_ms=(times[len(times) // 4], times[(3 * len(times)) // 4]),
         samples_per_s=1000 * batch_size / median(times),
         peak_gib=peak,
         data_wait=_data_wait(step, loader, steps, device) if with_loader else None,
         voxels=len(prepared['feats']) / batch_size if 'feats' in prepared else None,
+        flops=flops,
         parts=parts,
         kernels=kernels,
         environment=provenance(),

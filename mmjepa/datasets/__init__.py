@@ -25,10 +25,17 @@ from .transforms import (
     RandAugmentImage,
     RandomFlipImage,
     RandomFlipPoints,
+    RandomResizedCropVideo,
     ResizeCenterCrop,
+    ResizeCenterCropVideo,
+    SampleClips,
+    ThreeCropVideo,
 )
+from .video import LabelledVideoDataset, VideoDataset
+from .video_backends import VIDEO_BACKENDS, Video, VideoBackend, build_backend
 
 __all__ = [
+    'VIDEO_BACKENDS',
     'AggregateSweeps',
     'BadSampleError',
     'CropToCameraView',
@@ -39,6 +46,7 @@ __all__ = [
     'KittiCalib',
     'KittiObjects',
     'LabelledImageDataset',
+    'LabelledVideoDataset',
     'LoadCroppedImage',
     'LoadPoints',
     'NormalizeIntensity',
@@ -50,9 +58,17 @@ __all__ = [
     'RandAugmentImage',
     'RandomFlipImage',
     'RandomFlipPoints',
+    'RandomResizedCropVideo',
     'ResizeCenterCrop',
+    'ResizeCenterCropVideo',
+    'SampleClips',
     'SeededDataset',
     'TarShardDataset',
+    'ThreeCropVideo',
+    'Video',
+    'VideoBackend',
+    'VideoDataset',
+    'build_backend',
     'inspect_folder',
     'jepa_collate',
     'points_in_boxes',

@@ -32,8 +32,21 @@ from mmjepa.registry import PARAM_SCHEDULERS, RUNNERS
 from mmjepa.version import __version__
 
 from .checkpoint import CheckpointError, atomic_save, load_file, load_verified
+from .compile import compile_blocks
 from .config import RESOLVED_MARK
 from .schedules import PhasedScheduler
+
+_RECORDED = (
+    'mmengine',
+    'torch',
+    'numpy',
+    'spconv-cu120',
+    'spconv-cu126',
+    'mmcv',
+    'mmdet',
+    'mmdet3d',
+    'mmsegmentation',
+)
 
 
 def rng_state() -> dict[str, Any]:
@@ -82,7 +95,7 @@ def provenance() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     packages = {}
-    for name in ('mmengine', 'torch', 'numpy', 'spconv-cu120', 'spconv-cu126', 'mmcv', 'mmdet3d'):
+    for name in _RECORDED:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -126,7 +139,8 @@ class JEPARunner(Runner):
     * they are written atomically and hold the RNG states of all ranks;
     * a resumed run equals an uninterrupted one bit for bit on CPU;
     * the resolved config and ``environment.json`` (versions, git hash) go to the work dir;
-    * gloo on machines without CUDA.
+    * gloo on machines without CUDA;
+    * ``compile=True`` compiles transformer blocks (:func:`.compile.compile_blocks`), not the step.
     """
 
     _loaded_meta: dict[str, Any] = {}
@@ -203,6 +217,12 @@ class JEPARunner(Runner):
                 find_unused_parameters=self.cfg.get('find_unused_parameters', False),
             )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _maybe_compile(self, target: str) -> None:
+        """As MMEngine calls it before the training; whole steps, which it compiles, break up."""
+        if self.cfg.get('compile'):
+            count = compile_blocks(self.bare_model)
+            self.logger.info(f'{count} transformer blocks are compiled: the first step is slow')
 
     @cached_property
     def cfg_text(self) -> str:

@@ -90,3 +90,20 @@ def test_bad_input():
         Accuracy(topk=(1, 5)).process(None, [dict(scores=torch.zeros(5), label=1)])
     with pytest.raises(ValueError, match='nothing was predicted'):
         Accuracy().compute_metrics([])
+
+
+def test_softmaxes_of_views_are_averaged():
+    rng = np.random.default_rng(0)
+    logits = 5 * torch.from_numpy(rng.normal(size=(40, 3, 6)))
+    labels = rng.integers(6, size=40)
+    metric = Accuracy(topk=(1, 2))
+    metric.process(
+        None, [dict(scores=s, label=int(y)) for s, y in zip(logits, labels, strict=True)]
+    )
+    mean = [
+        dict(scores=s, label=y) for s, y in zip(logits.softmax(-1).mean(1), labels, strict=True)
+    ]
+    found = metric.evaluate(40)
+    assert found == pytest.approx({f'accuracy/top{k}': oracle(mean, k) for k in (1, 2)})
+    plain = [dict(scores=s, label=y) for s, y in zip(logits.mean(1), labels, strict=True)]
+    assert found['accuracy/top1'] != oracle(plain, 1)

@@ -52,9 +52,10 @@ def test_the_encoder_that_was_asked_for(model):
     assert choose_encoder(model, 'online') == 'online' and model.encoder is online
     assert choose_encoder(model, 'auto', exported=True) == 'exported' and model.encoder is online
     assert choose_encoder(model, 'auto') == 'target' and model.encoder is target
-    with pytest.raises(ValueError, match="'frozen', only an EMA target"):
-        choose_encoder(Method('frozen'), 'target')
+    with pytest.raises(ValueError, match="'stop_grad', only an EMA or a frozen one"):
+        choose_encoder(Method('stop_grad'), 'target')
     assert choose_encoder(Method('frozen'), 'auto') == 'online'
+    assert choose_encoder(Method('frozen'), 'target') == 'target'
     with pytest.raises(ValueError, match='leave out --which target'):
         choose_encoder(model, 'target', exported=True)
 

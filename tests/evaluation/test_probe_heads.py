@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmjepa.evaluation.functional import knn_predict, standardisation
+from mmjepa.evaluation.functional import attentive, knn_predict, standardisation
 from mmjepa.evaluation.functional.attentive import AttentiveHeads, AttentiveSpec, fit_attentive
 from mmjepa.evaluation.functional.heads import (
     HeadSchedule,
@@ -124,49 +124,121 @@ def test_heads_refuse(change, message):
 class Plain(nn.Module):
     """The attentive probe as it is usually written."""
 
-    def __init__(self, weights, num_heads):
+    def __init__(self, weights, num_heads, depth):
         super().__init__()
+        self.names = {name: name.replace('.', '_') for name in weights}
         for name, value in weights.items():
-            setattr(self, name, nn.Parameter(value[0].detach().clone()))
-        self.num_heads = num_heads
+            setattr(self, self.names[name], nn.Parameter(value[0].detach().clone()))
+        self.num_heads, self.depth = num_heads, depth
+
+    def norm(self, x, name):
+        w = getattr(self, f'{name}_scale'), getattr(self, f'{name}_bias')
+        return F.layer_norm(x, x.shape[-1:], *w, eps=1e-5)
+
+    def linear(self, x, name):
+        return F.linear(x, getattr(self, name).T, getattr(self, f'{name}_bias'))
+
+    def mlp(self, x, block):
+        hidden = F.gelu(self.linear(self.norm(x, f'{block}norm2'), f'{block}mlp_in'))
+        return self.linear(hidden, f'{block}mlp_out')
 
     def forward(self, tokens):
-        x = F.layer_norm(tokens, tokens.shape[-1:])
-        b, _, d = x.shape
+        x = tokens
+        b, n, d = x.shape
+        for i in range(self.depth - 1):
+            block = f'blocks_{i}_'
+            qkv = self.linear(self.norm(x, f'{block}norm1'), f'{block}qkv')
+            q, k, v = (
+                part.view(b, n, self.num_heads, -1).transpose(1, 2) for part in qkv.split(d, -1)
+            )
+            share = (q @ k.transpose(-1, -2) / (d / self.num_heads) ** 0.5).softmax(-1)
+            x = x + self.linear((share @ v).transpose(1, 2).flatten(2), f'{block}proj')
+            x = x + self.mlp(x, block)
+        x = self.norm(x, 'norm1')
         key = torch.einsum('bnc,hdc->bhnd', x, self.key)
         value = torch.einsum('bnc,hcd->bhnd', x, self.value)
         query = self.query[None, :, None].expand(b, -1, -1, -1)
         found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
-        y = self.query.flatten() + found @ self.proj + self.proj_bias
-        hidden = F.layer_norm(y, (d,)) @ self.mlp_in + self.mlp_in_bias
-        y = y + F.gelu(hidden) @ self.mlp_out + self.mlp_out_bias
-        return F.layer_norm(y, (d,)) @ self.classes + self.classes_bias
+        y = self.query.flatten() + found + self.value_bias
+        return self.linear(y + self.mlp(y, ''), 'classes')
 
 
-def test_attentive_equals_plain_attention_and_torch_adamw():
+@pytest.mark.parametrize('depth', [1, 3])
+def test_attentive_equals_plain_attention_and_torch_adamw(depth, monkeypatch):
     x, y = token_blobs(48)
     spec = AttentiveSpec(3e-3, 0.1)
-    heads = AttentiveHeads([spec], 8, 2, 2, seed=4)
-    plain = Plain(heads.weights, 2)
-    for name, value in plain.named_parameters():  # larger, so that nothing is next to nothing
-        value.data.mul_(10).add_(0.1)
-        heads.weights[name].data.mul_(10).add_(0.1)
+    heads = AttentiveHeads([spec], 8, 2, 2, depth, seed=4)
+    plain = Plain(heads.weights, 2, depth)
+    named = dict(plain.named_parameters())
+    assert len(named) == 14 + 12 * (depth - 1)
+    for name, value in heads.weights.items():  # larger, so that nothing is next to nothing
+        grown = value[0].detach() * (1 if '_scale' in name else 5) + 0.1
+        value.data[0] = named[plain.names[name]].data[:] = grown
     assert torch.allclose(heads.logits(x)[0], plain(x), atol=1e-5)
-    named = list(plain.named_parameters())
+    kept = [p for n, p in named.items() if 'bias' in n or 'scale' in n]
+    others = [p for n, p in named.items() if 'bias' not in n and 'scale' not in n]
     optimizer = torch.optim.AdamW(
-        [
-            {'params': [p for n, p in named if 'bias' not in n], 'weight_decay': 0.1},
-            {'params': [p for n, p in named if 'bias' in n], 'weight_decay': 0.0},
-        ],
-        lr=3e-3,
+        [{'params': others, 'weight_decay': 0.1}, {'params': kept, 'weight_decay': 0.0}], lr=3e-3
     )
-    for _ in range(4):
+    for step in range(4):
+        if step == 2:  # in parts of 7 samples: the same
+            monkeypatch.setattr(attentive, 'ROOM', 7 * 5 * (2 * 8 + 2 + 20 * 8 * (depth - 1)))
+            assert heads._room(x) == 7
         heads.step(x, y, 1.0)
         optimizer.zero_grad()
         F.cross_entropy(plain(x), y).backward()
         optimizer.step()
-    for name, value in plain.named_parameters():
-        assert torch.allclose(heads.weights[name][0], value, atol=2e-4), name
+    for name, value in heads.weights.items():
+        assert torch.allclose(value[0], named[plain.names[name]], atol=3e-4), name
+
+
+@pytest.mark.parametrize('depth', [1, 2])
+def test_attentive_probes_do_not_mind_the_order_of_tokens(depth):
+    x, _ = token_blobs(20)
+    heads = AttentiveHeads([AttentiveSpec(), AttentiveSpec()], 8, 2, 2, depth, seed=4)
+    assert torch.allclose(heads.logits(x), heads.logits(x[:, [3, 0, 4, 1, 2]]), atol=1e-5)
+
+
+def test_views_are_averaged_as_softmaxes():
+    x, _ = token_blobs(12)
+    heads = AttentiveHeads([AttentiveSpec(), AttentiveSpec(1e-2)], 8, 2, 3, seed=4)
+    for weight in heads.weights.values():
+        weight.data.normal_()
+    views = x.unflatten(0, (4, 3))  # 4 samples of 3 views
+    found = heads.predict(lambda rows: (views[rows], rows), torch.arange(4), batch_size=3)
+    logits = heads.logits(x).unflatten(1, (4, 3))
+    assert torch.equal(found, logits.softmax(-1).mean(2).argmax(-1))
+    assert not torch.equal(found, logits.mean(2).argmax(-1))
+
+
+def test_self_attention_reads_what_stands_beside():
+    """The class is whether two tokens are alike: one query alone looks at each by itself."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(600, 8, generator=generator).sign()
+    y = torch.randint(2, (600,), generator=generator)
+    other = torch.randn(600, 8, generator=generator).sign()
+    x = torch.stack([first, torch.where(y[:, None] == 1, first, other)], 1)
+    x = torch.cat([x, torch.tensor([1.0, -1.0]).view(1, 2, 1).expand(600, 2, 2)], -1)
+
+    def top1(depth):
+        heads = fit_attentive(
+            lambda rows: (x[rows], y[rows]), torch.arange(500), 2, [AttentiveSpec(3e-3)], 2,
+            HeadSchedule(epochs=25, batch_size=50), depth=depth,
+        )  # fmt: skip
+        found = heads.predict(lambda rows: (x[rows], y[rows]), torch.arange(500, 600))
+        return float((found[0] == y[500:]).float().mean())
+
+    assert top1(2) > 0.85
+    assert top1(1) < 0.75
+
+
+def test_blocks_in_bfloat16_are_near():
+    x, _ = token_blobs(20)
+    rough, exact = (
+        AttentiveHeads([AttentiveSpec()], 8, 2, 2, 3, seed=4, amp=amp) for amp in (True, False)
+    )
+    apart = (rough.logits(x) - exact.logits(x)).abs().max()
+    assert 0 < float(apart.detach()) < 0.02
 
 
 def test_attentive_probes_find_the_token_and_equal_ones_trained_alone():
@@ -192,6 +264,8 @@ def test_attentive_probes_find_the_token_and_equal_ones_trained_alone():
             assert torch.allclose(value[0], joint.weights[name][i], atol=1e-4), name
     with pytest.raises(ValueError, match='8 channels cannot be split over 3'):
         AttentiveHeads(specs, 8, 3, 2)
+    with pytest.raises(ValueError, match='got depth 0'):
+        AttentiveHeads(specs, 8, 2, 2, depth=0)
     with pytest.raises(ValueError, match='0 samples'):
         fit_attentive(read, rows[:0], 2, specs, 2)
 

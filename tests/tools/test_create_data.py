@@ -56,6 +56,23 @@ def test_bad_arguments_end_with_one_line(tool, tmp_path, capsys, options, messag
     assert not (tmp_path / 'x').exists()
 
 
+def test_sim_video_says_what_it_wrote(tool, tmp_path, capsys):
+    out = tmp_path / 'sim'
+    command = ['sim-video', '--out', str(out), '--clips', '20', '--frames', '4', '--size', '16']
+    command += ['--classes', 'left', 'bounce', '--test-fraction', '0.3', '--batch-size', '8']
+    assert tool.main(command) == 0
+    printed = capsys.readouterr()
+    assert '20 clips (14 train, 6 test) of 2 classes, 20 written' in printed.out
+    assert 'clips: 20/20' in printed.err
+    assert np.load(out / 'clips' / '000019.npy').shape == (4, 16, 16, 3)
+    assert (out / 'classes.txt').read_text() == 'left\nbounce\n'
+    assert tool.main(command) == 1
+    assert 'already holds generated clips: --overwrite' in capsys.readouterr().err
+    assert tool.main([*command, '--overwrite', '--seed', '3', '--drift', '0.2']) == 0
+    assert tool.main([*command[:3], '--clips', '20', '--classes', 'left', 'sideways']) == 1
+    assert 'classes must be two or more of left, right' in capsys.readouterr().err
+
+
 def test_missing_required_argument(tool, capsys):
     with pytest.raises(SystemExit):
         tool.main(['sim-kitti', '--frames', '2'])

@@ -95,6 +95,14 @@ def test_arguments_reach_the_settings(module):
     assert settings.amp and settings.protocol.ks == (5,)
     assert settings.protocol.linear.epochs == settings.protocol.attentive.epochs == 7
     assert (settings.max_train, settings.test_split, settings.batch_size) == (9, 'val2', 3)
+    assert (settings.clips, settings.views, settings.protocol.attentive_depth) == (1, 1, 1)
+    text = 'c.py none --protocol attentive --attentive-depth 4 --attentive-heads 16 --clips 8'
+    text += ' --views 3 --attentive-lrs 5e-3 1e-3 --attentive-wds 0.8 0.4 0.1'
+    video = module['sample_settings_of'](module['parse_args'](text.split(' ')))
+    assert (video.clips, video.views) == (8, 3)
+    assert (video.protocol.attentive_depth, video.protocol.attentive_heads) == (4, 16)
+    assert video.protocol.attentive_lrs == (5e-3, 1e-3)
+    assert video.protocol.attentive_weight_decays == (0.8, 0.4, 0.1)
     tune = settings.finetune
     assert (tune.epochs, tune.lr, tune.layer_decay) == (7, 0.01, 0.5)
     both = module['parse_args'](['c.py', 'none', '--protocol', 'both', 'finetune', 'knn'])
@@ -116,6 +124,12 @@ def test_errors_are_one_line(module, config, options, repo, root, tmp_path):
     )
     assert 'absent' in one_line(main, [config, 'none', '--data-root', tmp_path / 'absent'])
     lidar = str(repo / 'configs/adl_jepa/kitti.py')
+    assert '--views is for videos' in one_line(main, [config, 'none', '--views', '3', *options])
+    video = str(repo / 'configs/vjepa/vit_tiny_sim.py')
+    assert '--purity is for points' in one_line(main, [video, 'none', '--purity', '0.7'])
+    assert 'vit_tiny_sim.py reads videos: leave it out' in one_line(
+        main, [video, 'none', '--protocol', 'finetune']
+    )
     assert '--which is for images' in one_line(main, [lidar, 'none', '--which', 'online'])
     assert 'attentive' in one_line(main, [lidar, 'none', '--protocol', 'attentive'])
     pairs = [f'{k}={v}'.replace(' ', '') for k, v in COARSE.items()]

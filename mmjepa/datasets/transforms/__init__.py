@@ -13,6 +13,8 @@ from .points import (
     RandomFlipPoints,
 )
 from .rand_augment import RandAugmentImage
+from .video import RandomResizedCropVideo, ResizeCenterCropVideo, ThreeCropVideo
+from .video_clips import SampleClips
 
 __all__ = [
     'AggregateSweeps',
@@ -28,5 +30,9 @@ __all__ = [
     'RandAugmentImage',
     'RandomFlipImage',
     'RandomFlipPoints',
+    'RandomResizedCropVideo',
     'ResizeCenterCrop',
+    'ResizeCenterCropVideo',
+    'SampleClips',
+    'ThreeCropVideo',
 ]

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmjepa.engine.checkpoint import atomic_save
 from mmjepa.registry import HOOKS
 
+from .runtime_info import DeferredInfoHook
+
 
 @HOOKS.register_module()
 class OnlineProbeHook(Hook):
@@ -17,13 +19,16 @@ class OnlineProbeHook(Hook):
 
     Needs labelled training and test splits; training itself never sees a label. The result is
     logged as ``probe/<protocol>`` and handed to the checkpoint hook, so that
-    ``save_best='probe/knn', rule='greater'`` keeps the best checkpoint.
+    ``save_best='probe/knn', rule='greater'`` keeps the best checkpoint. Beside it stands
+    ``probe/train_loss``, the mean loss of the iterations since the last probe: pairs that tell
+    whether the loss chooses models (:mod:`mmjepa.evaluation.loss_accuracy`).
 
     Args:
         interval: epochs or iterations between probes.
         data_root: labelled folder; None: the training data's.
-        settings: of the probe (``SampleProbeSettings``); by default kNN with k = 20 on at most
-            5,000 training and 1,000 test samples, since the other ranks wait.
+        settings: of the probe (``SampleProbeSettings``, with nested dicts for its parts); by
+            default kNN with k = 20 on at most 5,000 training and 1,000 test samples, since the
+            other ranks wait.
         by_epoch: what ``interval`` counts.
 
     Raises:
@@ -52,6 +57,7 @@ class OnlineProbeHook(Hook):
 
     def measure(self, cfg: Any, path: str, device: Any) -> dict[str, Any]:
         """Results of the probe for the weights in a file."""
+        from mmjepa.evaluation.functional.heads import HeadSchedule
         from mmjepa.evaluation.probes import (
             SampleProbeSettings,
             SampleProtocolSettings,
@@ -60,7 +66,12 @@ class OnlineProbeHook(Hook):
 
         protocol = self.settings['protocol']
         if isinstance(protocol, dict):
-            protocol = SampleProtocolSettings(**protocol)
+            schedules = {
+                name: HeadSchedule(**protocol[name])
+                for name in ('linear', 'attentive')
+                if isinstance(protocol.get(name), dict)
+            }
+            protocol = SampleProtocolSettings(**{**protocol, **schedules})
         settings = SampleProbeSettings(**{**self.settings, 'protocol': protocol})
         return probe_samples(cfg, path, settings, device=device, data_root=self.data_root)
 
@@ -78,9 +89,19 @@ class OnlineProbeHook(Hook):
 
     def _report(self, runner: Any) -> None:
         with runner.outside_training():
-            found = [self._probe(runner) if is_main_process() else {}]
+            loss = self._loss(runner)
+            found = [{**self._probe(runner), **loss} if is_main_process() else {}]
             broadcast_object_list(found)
             runner.call_hook('after_val_epoch', metrics=dict(found[0]))
+
+    def _loss(self, runner: Any) -> dict[str, float]:
+        """Mean training loss since the last probe; every rank must call it."""
+        for hook in runner.hooks:
+            if isinstance(hook, DeferredInfoHook):
+                hook.flush(runner)
+        losses = runner.message_hub.get_scalar('train/loss')
+        count = self.interval * (len(runner.train_dataloader) if self.by_epoch else 1)
+        return {'probe/train_loss': float(losses.mean(count))}
 
     def _probe(self, runner: Any) -> dict[str, float]:
         # the tool's own path, through a file: what is measured here is what it would measure

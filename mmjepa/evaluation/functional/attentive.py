@@ -1,4 +1,4 @@
-"""Attentive probes: one cross-attention block and a linear head, several trained in one pass."""
+"""Attentive probes: attention over tokens and a linear head, several trained in one pass."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .heads import HeadSchedule, batch_order, cosine_factor
+from .views import average_views
 
 # (rows) -> (B, N, D) tokens and (B,) labels on the device of the probe
 TokenReader = Callable[[Tensor], tuple[Tensor, Tensor]]
+ROOM = 2**28  # numbers of activations that a step holds at a time, about
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,60 @@ class AttentiveSpec:
     weight_decay: float = 0.01
 
 
+def _scales(name: str) -> bool:
+    return name.endswith('_scale')
+
+
+def _decays(name: str) -> bool:
+    return not name.endswith(('_scale', '_bias'))
+
+
+def _shapes(dim: int, num_heads: int, num_classes: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """Of a probe's weights; what doesn't decay isn't random at first either."""
+    each = dim // num_heads
+    shapes: dict[str, tuple[int, ...]] = {
+        'query': (num_heads, each),
+        'key': (num_heads, each, dim),
+        'value': (num_heads, dim, each),
+        'value_bias': (dim,),
+        'classes': (dim, num_classes),
+        'classes_bias': (num_classes,),
+    }
+    linear = {'mlp_in': (dim, 4 * dim), 'mlp_out': (4 * dim, dim)}
+    attention = {'qkv': (dim, 3 * dim), 'proj': (dim, dim)}
+    blocks = {f'blocks.{i}.': {**attention, **linear} for i in range(depth - 1)}
+    for block, layers in {**blocks, '': linear}.items():
+        for name, shape in layers.items():
+            shapes |= {f'{block}{name}': shape, f'{block}{name}_bias': shape[1:]}
+        for norm in ('norm1', 'norm2'):
+            shapes |= {f'{block}{norm}_scale': (dim,), f'{block}{norm}_bias': (dim,)}
+    return shapes
+
+
 class AttentiveHeads:
     """H probes with the same initial weights.
 
     A learned query looks at the normalised tokens (multi-head), followed by an MLP, both with
-    residuals, then LayerNorm and a linear classifier. With one query the keys need no projection
-    of the tokens: q (W x) = (W^T q) x, and the values can be projected after the average. The
-    result is the same for a fraction of the multiplications; a key's bias would change nothing.
+    residuals, and a linear classifier: V-JEPA's probe (arXiv 2404.08471), whose cross-attention has
+    no projection of its output and which ends without a norm. With ``depth`` above 1 the tokens
+    first pass ``depth - 1`` blocks of self-attention: the probe of V-JEPA 2 (2506.09985).
+
+    With one query the keys need no projection of the tokens: q (W x) = (W^T q) x, and the values
+    can be projected after the average. The result is the same for a fraction of the
+    multiplications; a key's bias would change nothing.
 
     Args:
         specs: The probes.
         dim: D, channels of a token.
         num_heads: Attention heads; divides D.
         num_classes: C.
+        depth: Blocks, the cross-attention included.
         seed: Of the initial weights.
         device: Where the weights lie.
+        amp: Blocks of self-attention in bfloat16.
 
     Raises:
-        ValueError: If ``num_heads`` doesn't divide ``dim``.
+        ValueError: If ``num_heads`` doesn't divide ``dim``, or without a block.
     """
 
     def __init__(
@@ -55,67 +93,99 @@ class AttentiveHeads:
         dim: int,
         num_heads: int,
         num_classes: int,
+        depth: int = 1,
         seed: int = 0,
         device: torch.device | str = 'cpu',
+        amp: bool = False,
     ) -> None:
         if dim % num_heads:
             raise ValueError(f'{dim} channels cannot be split over {num_heads} attention heads')
-        self.specs, self.num_heads = list(specs), num_heads
-        generator = torch.Generator().manual_seed(seed)
-        each = dim // num_heads
-        shapes = {
-            'query': (num_heads, each),
-            'key': (num_heads, each, dim),
-            'value': (num_heads, dim, each),
-            'proj': (dim, dim),
-            'mlp_in': (dim, 4 * dim),
-            'mlp_out': (4 * dim, dim),
-            'classes': (dim, num_classes),
-        }
-        biases = {'proj_bias': dim, 'mlp_in_bias': 4 * dim, 'mlp_out_bias': dim}
+        if depth < 1:
+            raise ValueError(f'an attentive probe has one block at least, got depth {depth}')
+        self.specs, self.num_heads, self.depth, self.amp = list(specs), num_heads, depth, amp
         self.weights: dict[str, Tensor] = {}
-        for name, shape in shapes.items():
-            one = torch.empty(shape)
-            torch.nn.init.trunc_normal_(one, std=0.02, generator=generator)
-            self.weights[name] = one
-        for name, size in (*biases.items(), ('classes_bias', num_classes)):
-            self.weights[name] = torch.zeros(size)
-        self.weights = {
-            name: one.expand(len(specs), *one.shape).clone().to(device).requires_grad_()
-            for name, one in self.weights.items()
-        }
+        generator = torch.Generator().manual_seed(seed)
+        for name, shape in _shapes(dim, num_heads, num_classes, depth).items():
+            one = torch.ones(shape) if _scales(name) else torch.zeros(shape)
+            if _decays(name):
+                torch.nn.init.trunc_normal_(one, std=0.02, generator=generator)
+            one = one.expand(len(specs), *shape).clone().to(device)
+            self.weights[name] = one.requires_grad_()
         self._moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in self.weights.values()]
         self._lr = torch.tensor([s.lr for s in specs], device=device)
         self._decay = torch.tensor([s.weight_decay for s in specs], device=device)
         self._step = 0
 
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        """(H, M, D) to (H, M, D'), each probe's by its own weights."""
+        return torch.baddbmm(self.weights[f'{name}_bias'][:, None], x, self.weights[name])
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        found = F.layer_norm(x, x.shape[-1:])
+        return (
+            found * self.weights[f'{name}_scale'][:, None] + self.weights[f'{name}_bias'][:, None]
+        )
+
+    def _mlp(self, x: Tensor, block: str) -> Tensor:
+        """The residual branch of (H, M, D)."""
+        hidden = self._linear(self._norm(x, f'{block}norm2'), f'{block}mlp_in')
+        return self._linear(F.gelu(hidden), f'{block}mlp_out')
+
+    def _block(self, x: Tensor, block: str, count: int) -> Tensor:
+        """Self-attention among ``count`` tokens each, and an MLP: (H, M, D) to the same."""
+        qkv = self._linear(self._norm(x, f'{block}norm1'), f'{block}qkv')
+        qkv = qkv.unflatten(1, (-1, count)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (H * B, heads, N, D / heads)
+        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self._linear(found.reshape(x.shape).to(x.dtype), f'{block}proj')
+        return x + self._mlp(x, block)
+
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, N, D) tokens to (H, B, C)."""
-        w = self.weights
-        x = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        scale = math.sqrt(w['query'].shape[-1])
-        lookup = torch.einsum('had,hadc->hac', w['query'], w['key']) / scale
-        attention = torch.einsum('bnc,hac->hban', x, lookup).softmax(-1)
-        pooled = torch.einsum('hban,bnc->hbac', attention, x)
+        w, x, axes = self.weights, tokens.float(), 'bnc'
+        if self.depth > 1:
+            x, axes = x.expand(len(self.specs), *x.shape).flatten(1, 2), 'hbnc'
+            for i in range(self.depth - 1):
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+                    x = self._block(x, f'blocks.{i}.', tokens.shape[1])
+            x = x.float().unflatten(1, tokens.shape[:2])
+        x = F.layer_norm(x, x.shape[-1:])
+        lookup = torch.einsum('had,hadc->hac', w['query'], w['key']) * w['norm1_scale'][:, None]
+        lookup = lookup / math.sqrt(w['query'].shape[-1])  # the norm's bias would change nothing
+        attention = torch.einsum(f'{axes},hac->hban', x, lookup).softmax(-1)
+        pooled = torch.einsum(f'hban,{axes}->hbac', attention, x)
+        pooled = pooled * w['norm1_scale'][:, None, None] + w['norm1_bias'][:, None, None]
         found = torch.einsum('hbac,hacd->hbad', pooled, w['value']).flatten(2)  # (H, B, D)
-        y = w['query'].flatten(1)[:, None] + found @ w['proj'] + w['proj_bias'][:, None]
-        hidden = F.layer_norm(y, y.shape[-1:]) @ w['mlp_in'] + w['mlp_in_bias'][:, None]
-        y = y + F.gelu(hidden) @ w['mlp_out'] + w['mlp_out_bias'][:, None]
-        y = F.layer_norm(y, y.shape[-1:])
-        return y @ w['classes'] + w['classes_bias'][:, None]
+        y = w['query'].flatten(1)[:, None] + found + w['value_bias'][:, None]
+        return self._linear(y + self._mlp(y, ''), 'classes')
 
     def step(self, tokens: Tensor, labels: Tensor, factor: float) -> None:
         """One AdamW step of every probe on its own mean cross-entropy."""
-        with torch.enable_grad():
-            logits = self.logits(tokens)
-            loss = F.cross_entropy(
-                logits.flatten(0, 1), labels.repeat(len(logits)), reduction='sum'
-            ) / len(labels)  # a sum over the probes: none sees another's gradient
-            gradients = torch.autograd.grad(loss, list(self.weights.values()))
+        weights = list(self.weights.values())
+        gradients: tuple[Tensor, ...] | None = None
+        for part, truth in zip(
+            *(x.split(self._room(tokens)) for x in (tokens, labels)), strict=True
+        ):
+            with torch.enable_grad():
+                logits = self.logits(part)
+                loss = F.cross_entropy(
+                    logits.flatten(0, 1), truth.repeat(len(logits)), reduction='sum'
+                ) / len(labels)  # a sum over the probes: none sees another's gradient
+                found = torch.autograd.grad(loss, weights)
+            if gradients is not None:
+                found = tuple(a + b for a, b in zip(gradients, found, strict=True))
+            gradients = found
+        assert gradients is not None
         self._step += 1
         with torch.no_grad():
             for i, (name, value) in enumerate(self.weights.items()):
-                self._adamw(i, value, gradients[i], factor, decays='bias' not in name)
+                self._adamw(i, value, gradients[i], factor, _decays(name))
+
+    def _room(self, tokens: Tensor) -> int:
+        """Samples whose activations are held at a time."""
+        _, count, dim = tokens.shape
+        each = count * (2 * dim + len(self.specs) * (self.num_heads + 20 * dim * (self.depth - 1)))
+        return max(1, ROOM // each)
 
     def _adamw(self, i: int, value: Tensor, gradient: Tensor, factor: float, decays: bool) -> None:
         """torch.optim.AdamW with a rate for each probe."""
@@ -131,11 +201,19 @@ class AttentiveHeads:
 
     @torch.no_grad()
     def predict(self, read: TokenReader, rows: Tensor, batch_size: int = 256) -> Tensor:
-        """(H, len(rows)) int64 classes; -1 from a probe that diverged."""
+        """(H, len(rows)) int64 classes; -1 from a probe that diverged.
+
+        ``read`` may give (B, V, N, D), V views of each sample: their softmaxes are averaged.
+        """
         found = []
         for chunk in rows.split(batch_size):
-            logits = self.logits(read(chunk)[0])
-            found.append(torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1))
+            tokens = read(chunk)[0]
+            views = tokens.shape[1] if tokens.ndim == 4 else 1
+            tokens = tokens.flatten(0, -3)
+            parts = [self.logits(part) for part in tokens.split(self._room(tokens))]
+            logits = torch.cat(parts, dim=1).unflatten(1, (-1, views))
+            scores = average_views(logits)
+            found.append(torch.where(scores.isfinite().all(-1), scores.argmax(-1), -1))
         return torch.cat(found, dim=1)
 
 
@@ -148,6 +226,8 @@ def fit_attentive(
     schedule: HeadSchedule | None = None,
     seed: int = 0,
     told: Callable[[int, int], None] | None = None,
+    depth: int = 1,
+    amp: bool = False,
 ) -> AttentiveHeads:
     """Train attentive probes jointly with AdamW; each comes out as if it were trained alone.
 
@@ -160,6 +240,8 @@ def fit_attentive(
         schedule: Epochs and batch size (no warm-up; cosine to 0).
         seed: Of the initial weights and of the order of the samples.
         told: Called with (steps done, steps).
+        depth: Blocks of a probe.
+        amp: Blocks of self-attention in bfloat16.
 
     Returns:
         The trained probes.
@@ -167,13 +249,16 @@ def fit_attentive(
     Raises:
         ValueError: Without samples or probes, or if the heads don't divide the channels.
 
-    Source: the attentive probe of V-JEPA (arXiv 2404.08471), on any method's tokens.
+    Source: the attentive probes of V-JEPA (arXiv 2404.08471) and V-JEPA 2 (2506.09985), on any
+    method's tokens.
     """
     if not len(rows) or not specs:
         raise ValueError(f'attentive probes: {len(rows)} samples and {len(specs)} probes')
     schedule = schedule or HeadSchedule(epochs=20)
     tokens, _ = read(rows[:1])
-    heads = AttentiveHeads(specs, tokens.shape[-1], num_heads, num_classes, seed, tokens.device)
+    heads = AttentiveHeads(
+        specs, tokens.shape[-1], num_heads, num_classes, depth, seed, tokens.device, amp
+    )
     steps = schedule.steps(len(rows))
     for step, places in enumerate(batch_order(len(rows), schedule, seed)):
         heads.step(*read(rows[places]), cosine_factor(step, steps))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 
+from mmjepa.evaluation.functional.views import average_views
 from mmjepa.registry import METRICS
 
 
@@ -18,7 +19,8 @@ class Accuracy(BaseMetric):
 
     One entry a sample, so that MMEngine can drop what pads the last batch of the last rank: the
     figures are those of the whole data set, on any number of ranks and in batches of any size. Of
-    equal scores that of the lower class counts as the higher one, as by ``argmax``.
+    equal scores that of the lower class counts as the higher one, as by ``argmax``. Where a sample
+    has several views (crops or clips of a video), their softmaxes are averaged.
 
     Args:
         topk: the k's.
@@ -49,7 +51,7 @@ class Accuracy(BaseMetric):
 
         Args:
             data_batch: not used.
-            data_samples: with ``scores`` (C,) and ``label``.
+            data_samples: with ``scores`` (C,), or logits (V, C) of V views, and ``label``.
 
         Raises:
             ValueError: scores that aren't finite, or no more classes than the largest k.
@@ -58,6 +60,8 @@ class Accuracy(BaseMetric):
             scores, label = torch.as_tensor(sample['scores']), sample['label']
             if not bool(scores.isfinite().all()):
                 raise ValueError(f'{sample.get("path", "a sample")}: scores with NaN or Inf')
+            if scores.ndim == 2:
+                scores = average_views(scores.float())
             if len(scores) <= max(self.topk):
                 raise ValueError(
                     f'topk={self.topk} of {len(scores)} classes: every sample would be right; '

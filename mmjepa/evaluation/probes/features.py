@@ -73,7 +73,7 @@ def choose_encoder(model: Any, which: str, exported: bool = False) -> str:
     Args:
         model: From ``init_model``; changed for good, so made for the probe alone.
         which: Of ``ENCODERS``. 'auto': the EMA target where there is one, as the papers evaluate,
-            else the online encoder.
+            else the online encoder (a frozen target, SALT's teacher, only by name).
         exported: The weights came from an exported encoder; the model's target has none.
 
     Returns:
@@ -91,10 +91,10 @@ def choose_encoder(model: Any, which: str, exported: bool = False) -> str:
         return 'exported'
     policy = getattr(model.target, 'policy', None)
     if which == 'target' or (which == 'auto' and policy == 'ema'):
-        if policy != 'ema':
+        if policy not in ('ema', 'frozen'):
             raise ValueError(
                 f'--which target: the target of {type(model).__name__} is {policy!r}, only an EMA '
-                'target is an encoder of its own; use --which online'
+                'or a frozen one is an encoder of its own; use --which online'
             )
         model.encoder = model.target.encoder
         return 'target'
@@ -126,12 +126,15 @@ def with_layers(model: Any, count: int) -> Any:
 
 
 @torch.no_grad()
-def _forward(model: Any, batch: Mapping[str, Any], amp: bool) -> Tensor:
+def _forward(model: Any, batch: Mapping[str, Any], amp: bool, views: int) -> Tensor:
+    """(B, V, T, D), T the tokens of all clips of a view."""
     inputs = model.data_preprocessor(batch, training=False)['inputs']
     device = next(model.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=amp):
         feats = model.extract_feat(inputs)
-    return as_tokens(feats.float())
+    tokens = as_tokens(feats.float())
+    tokens = tokens.unflatten(0, (-1, inputs.get('clips_per_sample', 1)))
+    return tokens.unflatten(1, (views, -1)).flatten(2, 3)
 
 
 def _half(feats: Tensor) -> NDArray[np.float16]:
@@ -180,6 +183,7 @@ def extract_features(
     amp: bool = False,
     progress: Progress = silent,
     what: str = 'features',
+    views: int = 1,
 ) -> dict[str, NDArray[np.float16]]:
     """Features of all samples, in their order, from one pass.
 
@@ -192,9 +196,11 @@ def extract_features(
         amp: Forward in bfloat16; averages are taken in float32.
         progress: Called with (what, done, total).
         what: Shown as progress.
+        views: V, crops of each sample: the first part of its clips is the first view's, and so on.
 
     Returns:
-        Kind -> (N, layers * D) or (N, T, layers * D) float16.
+        Kind -> (N, layers * D) or (N, T, layers * D) float16, with several views (N, V, T, ...)
+        tokens, T being those of all clips of a view.
 
     Raises:
         ValueError: If features aren't finite or are beyond half precision, if samples give
@@ -205,10 +211,14 @@ def extract_features(
     fillers = {kind: _Filler(count, (makers or {}).get(kind, np.empty), what) for kind in wanted}
     done = 0
     for batch in batches:
-        tokens = _forward(model, batch, amp)
+        tokens = _forward(model, batch, amp, views)
         for kind, layers in wanted.items():
             feats = tokens[..., -(tokens.shape[-1] // depth) * layers :]
-            fillers[kind].add(_half(feats.mean(1) if kind == 'pooled' else feats))
+            if kind == 'pooled':
+                feats = feats.mean((1, 2))
+            elif views == 1:
+                feats = feats[:, 0]
+            fillers[kind].add(_half(feats))
         done += len(tokens)
         progress(what, done, count)
     return {kind: filler.finished() for kind, filler in fillers.items()}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import os
 from collections.abc import Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
-from .labelled import LabelledSplit, check_classes
+from .labelled import TEST_NAMES, LabelledSplit, check_classes, files_described, make_loader
+from .sample_settings import SampleProbeSettings
 
-TEST_NAMES = ('test', 'val', 'validation')
 # share of the area that a random crop has, as in pre-training
 CROPS = (0.3, 1.0)
 # sides of the image and of the cut from it, as ImageNet is evaluated
@@ -71,22 +66,19 @@ def _view(folder_data: Any, side: int) -> dict[str, Any]:
 
 
 class _LabelledImages(LabelledSplit):
+    kind = 'images'
+
     def __init__(self, data: Any, labels: Any, classes: list[str], view: dict[str, Any]) -> None:
         super().__init__(data.split, labels, classes)
         self.data, self.view = data, view
 
     def describe(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for i in range(len(self)):
-            path = self.data.get_path(i)
-            info = os.stat(path)
-            digest.update(f'{path}\0{info.st_size}\0{info.st_mtime_ns}\0'.encode())
-        files = {'count': len(self), 'sha256': digest.hexdigest()}
+        files = files_described(self.data)
         return {'transform': self.view, 'data_root': str(self.data.data_root), 'files': files}
 
     def loader(self, settings: Mapping[str, Any], batch_size: int | None) -> DataLoader:
         size = batch_size or settings.get('batch_size', 64)
-        return self._loader([self.view], settings, batch_size=size)
+        return make_loader(self.data, [self.view], 'image', settings, batch_size=size)
 
     def training_loader(
         self, settings: Mapping[str, Any], batch_size: int, seed: int, epoch: int
@@ -100,50 +92,21 @@ class _LabelledImages(LabelledSplit):
         crop = dict(type='LoadCroppedImage', size=self.view['size'], scale=CROPS)
         flip = dict(type='RandomFlipImage', prob=0.5)
         batches = list(islice(order, len(order)))
-        return self._loader([crop, flip], settings, batch_sampler=batches)
-
-    def _loader(
-        self, steps: list[dict[str, Any]], settings: Mapping[str, Any], **batching: Any
-    ) -> DataLoader:
-        from mmengine.registry import DefaultScope
-
-        from mmjepa.datasets import jepa_collate
-        from mmjepa.registry import TRANSFORMS
-
-        data = copy.copy(self.data)
-        with DefaultScope.overwrite_default_scope('mmjepa'):
-            steps = [*steps, dict(type='PackJEPAInputs', keys=['image'])]
-            data.pipeline = [TRANSFORMS.build(step) for step in steps]
-        return DataLoader(
-            data,
-            **batching,
-            num_workers=settings.get('num_workers', 0),
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=partial(jepa_collate, stack=['image']),
-            generator=torch.Generator(),  # seeds of workers: not from the global one
-        )
+        return make_loader(self.data, [crop, flip], 'image', settings, batch_sampler=batches)
 
 
-def image_splits(
-    model: Any,
-    data_root: str | Path,
-    train_split: str = 'train',
-    test_split: str | None = None,
-    max_train: int | None = None,
-    max_test: int | None = None,
-) -> tuple[LabelledSplit, LabelledSplit]:
+def labelled_folders(
+    data_root: str | Path, settings: SampleProbeSettings
+) -> list[tuple[Any, Any, list[str]]]:
     """Training and test images, ``<data_root>/<split>/<class>/<image>``.
 
     Args:
-        model: Says how large its images are.
         data_root: The folder.
-        train_split: Name of the split that probes are fitted on.
-        test_split: Name of the one they are scored on; None: whichever of ``TEST_NAMES`` is there.
-        max_train: Most training images, evenly spread over the classes; None takes all.
-        max_test: Most test images, likewise.
+        settings: Names of the splits, and how many images to take, evenly spread over the classes.
 
     Returns:
-        The two splits; damaged images raise when they are read.
+        For each split its data set, its labels (N,) int64 and the classes, which are those of the
+        training split; damaged images raise when they are read.
 
     Raises:
         FileNotFoundError: If a split is missing.
@@ -152,6 +115,7 @@ def image_splits(
     from mmjepa.datasets import ImageFolderDataset
 
     root = Path(data_root).resolve()
+    train_split, test_split = settings.train_split, settings.test_split
     if test_split is None and root.is_dir():
         test_split = find_test_split(root)
     test_split = test_split or TEST_NAMES[0]
@@ -160,15 +124,29 @@ def image_splits(
     hint = f'Probes need {root}/{{{train_split},{test_split}}}/<class>/<image>'
     found = []
     classes: list[str] = []
-    view = None
-    for split, most in ((train_split, max_train), (test_split, max_test)):
+    for split, most in ((train_split, settings.max_train), (test_split, settings.max_test)):
         data = ImageFolderDataset(root, split=split, download_hint=hint)
         classes = classes or data.class_names
         check_classes(classes, f'{root}, split {split!r}')
         if most is not None and most < len(data):
             picks = np.linspace(0, len(data) - 1, max(most, 1)).round().astype(int)
             data = ImageFolderDataset(root, split=split, indices=[int(i) for i in picks])
-        # one view for both: that of the training images
-        view = view or _view(data, image_side(model))
-        found.append(_LabelledImages(data, data.labels(classes), classes, view))
-    return found[0], found[1]
+        found.append((data, data.labels(classes), classes))
+    return found
+
+
+def image_splits(
+    cfg: Mapping[str, Any], model: Any, data_root: str | Path, settings: SampleProbeSettings
+) -> list[LabelledSplit]:
+    """Training and test images of class folders; see :func:`labelled_folders`.
+
+    Args:
+        cfg: The pre-training config; not asked.
+        model: Says how large its images are.
+        data_root: The folder.
+        settings: Names of the splits, and how many images to take.
+    """
+    folders = labelled_folders(data_root, settings)
+    # one view for both: that of the training images
+    view = _view(folders[0][0], image_side(model))
+    return [_LabelledImages(*folder, view) for folder in folders]

@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 
 
 def input_kind(cfg: Mapping[str, Any]) -> str:
-    """'points' (BEV cells are probed) or 'images' (whole images are).
+    """'points' (BEV cells are probed), or 'images' or 'videos' (whole ones are).
 
     Args:
         cfg: A pre-training config.
@@ -18,6 +18,7 @@ def input_kind(cfg: Mapping[str, Any]) -> str:
         ValueError: If there is no probe for what the config's preprocessor takes.
     """
     from mmjepa.models.preprocessors.image import ImagePreprocessor
+    from mmjepa.models.preprocessors.video import VideoPreprocessor
     from mmjepa.registry import MODELS
 
     settings = cfg['model'].get('data_preprocessor') or {}
@@ -26,9 +27,10 @@ def input_kind(cfg: Mapping[str, Any]) -> str:
     kind = settings.get('type')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmjepa')):
         cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    if isinstance(cls, type) and issubclass(cls, ImagePreprocessor):
-        return 'images'
+    for base, name in ((VideoPreprocessor, 'videos'), (ImagePreprocessor, 'images')):
+        if isinstance(cls, type) and issubclass(cls, base):
+            return name
     raise ValueError(
-        f'no probe for the inputs of {kind!r} (model.data_preprocessor): probes know LiDAR sweeps '
-        'and images'
+        f'no probe for the inputs of {kind!r} (model.data_preprocessor): probes know LiDAR '
+        'sweeps, images and videos'
     )

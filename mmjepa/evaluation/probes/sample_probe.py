@@ -1,4 +1,4 @@
-"""Probe an encoder for the class of whole samples (images; others by ``SOURCES``).
+"""Probe an encoder for the class of whole samples (images, videos; others by ``SOURCES``).
 
 Arms x seeds x protocols on a labelled training and test split: on frozen features of it, or with
 the encoder fine-tuned. What a probe chooses (k, head, learning rate) is chosen on a held-out part
@@ -39,9 +39,13 @@ from .labelled import LabelledSplit
 from .report import Results, compare, summarise
 from .sample_protocols import RUN, Predictions, SampleResult, TrainPart, score
 from .sample_settings import SampleProbeSettings
+from .video_splits import video_splits
 
-# kind of input -> (model, data_root, splits and sizes) -> labelled training and test samples
-SOURCES: dict[str, Callable[..., tuple[LabelledSplit, LabelledSplit]]] = {'images': image_splits}
+# kind of input -> (config, model, data_root, settings) -> labelled training and test samples
+SOURCES: dict[str, Callable[..., list[LabelledSplit]]] = {
+    'images': image_splits,
+    'videos': video_splits,
+}
 
 
 def _kind(protocol: str) -> str:
@@ -90,20 +94,8 @@ class _Probe:
         # built first: a bad checkpoint must show before minutes of reading
         first = self._arm('checkpoint' if 'checkpoint' in self.arms else 'untrained', 0)
         self.layers = self._choices(first.model)
-        self.splits = dict(
-            zip(
-                ('train', 'test'),
-                SOURCES[input_kind(cfg)](
-                    first.model,
-                    data_root,
-                    settings.train_split,
-                    settings.test_split,
-                    settings.max_train,
-                    settings.max_test,
-                ),
-                strict=True,
-            )
-        )
+        splits = SOURCES[input_kind(cfg)](cfg, first.model, data_root, settings)
+        self.splits = dict(zip(('train', 'test'), splits, strict=True))
         if len(self.splits['train']) < 2:
             raise ValueError(f'{data_root}: a probe needs at least two training samples')
         self.described = {part: split.describe() for part, split in self.splits.items()}
@@ -177,6 +169,7 @@ class _Probe:
                     self.settings.amp,
                     self.progress,
                     f'{what}: {part} features',
+                    split.views,
                 )
 
             for name, found in self.cache.get(descriptions, len(split), compute).items():
@@ -218,7 +211,15 @@ class _Probe:
             feats = [torch.from_numpy(np.array(x)).to(self.device) for x in feats]
         heads = getattr(arm.model.encoder, 'num_heads', 1)
         classes = len(self.splits['train'].classes)
-        part = TrainPart(feats[0], self._labels('train'), classes, channels, self.layers, heads)
+        part = TrainPart(
+            feats[0],
+            self._labels('train'),
+            classes,
+            channels,
+            self.layers,
+            heads,
+            self.settings.amp,
+        )
         return RUN[protocol](part, feats[1], self.settings.protocol, seed, progress)
 
     def run(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -239,7 +240,7 @@ class _Probe:
         """What the results are of."""
         counts = np.bincount(self.splits['test'].labels)
         return {
-            'kind': input_kind(self.cfg),
+            'kind': self.splits['train'].kind,
             'checkpoint': None if self.checkpoint is None else str(self.checkpoint),
             'config': self.cfg.filename,
             'data_root': str(data_root),
@@ -263,7 +264,15 @@ def _warn_pretrained_on_test(cfg: Config, data_root: str | Path, test: str) -> b
     if root is None or (split is not None and split != test):
         return False
     folder, tested = Path(root).resolve(), Path(data_root).resolve()
-    if split is None and (tested / test).is_relative_to(folder):
+    if 'sources' in dataset:
+        lists = dataset['sources']
+        lists = [lists] if lists is None or isinstance(lists, str | Mapping) else lists
+        names = [one['index'] if isinstance(one, Mapping) else one for one in lists]
+        seen = any(
+            name is None or (folder / name).resolve().with_suffix('') == tested / test
+            for name in names
+        )
+    elif split is None and (tested / test).is_relative_to(folder):
         seen = True
     else:
         seen = split is not None and folder == tested
@@ -311,7 +320,7 @@ def probe_samples(
         CheckpointError: If the checkpoint doesn't fit.
         ValueError: If data, options or features cannot be probed.
 
-    Source: the frozen evaluations of arXiv 2301.08243 (appendix A.2).
+    Source: the frozen evaluations of arXiv 2301.08243 (appendix A.2), 2404.08471 and 2506.09985.
     """
     from mmjepa.apis.inference import resolve_config
 
@@ -319,8 +328,13 @@ def probe_samples(
     cfg = resolve_config(config, cfg_options)
     if checkpoint is None and 'untrained' not in settings.arms:
         raise ValueError(f'the arms {", ".join(settings.arms)} need a checkpoint; none was given')
-    if input_kind(cfg) not in SOURCES:
-        raise ValueError(f'{input_kind(cfg)} have a probe of their own: probe_bev_cells')
+    kind = input_kind(cfg)
+    if kind not in SOURCES:
+        raise ValueError(f'{kind} have a probe of their own: probe_bev_cells')
+    if kind != 'images' and 'finetune' in settings.protocols:
+        raise ValueError(f'the protocol finetune is for images; the config reads {kind}')
+    if kind == 'images' and (settings.clips, settings.views) != (1, 1):
+        raise ValueError('clips and views are for videos; the config reads images')
     root = data_root if data_root is not None else cfg.get('data_root')
     if root is None:
         raise ValueError('the config has no data_root; give one with labelled splits')

@@ -40,6 +40,8 @@ class SampleProtocolSettings:
             each choice of layers.
         attentive: Schedule of the attentive probes.
         attentive_lrs, attentive_weight_decays: Each with each.
+        attentive_depth: Blocks of the attentive probes: 1 is V-JEPA's, 4 is V-JEPA 2's.
+        attentive_heads: Their attention heads; None takes as many as the encoder has.
 
     Raises:
         ValueError: On nothing to choose from, or numbers out of range.
@@ -54,6 +56,8 @@ class SampleProtocolSettings:
     attentive: HeadSchedule = field(default_factory=lambda: HeadSchedule(epochs=20))
     attentive_lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     attentive_weight_decays: tuple[float, ...] = (0.01, 0.1)
+    attentive_depth: int = 1
+    attentive_heads: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -66,6 +70,11 @@ class SampleProtocolSettings:
             values = getattr(self, name)
             if not values or min(values) < 0 or (min(values) == 0 and 'decays' not in name):
                 raise ValueError(f'{name} must be one or more positive numbers, got {values}')
+        if not 1 <= self.attentive_depth <= 4 or (self.attentive_heads or 1) < 1:
+            raise ValueError(
+                'attentive probes have 1 to 4 blocks and at least one head, got '
+                f'attentive_depth={self.attentive_depth}, attentive_heads={self.attentive_heads}'
+            )
         if not 0 < self.held_out < 1 or self.temperature <= 0:
             raise ValueError(
                 f'held_out must lie between 0 and 1 and temperature above 0, got {self.held_out} '
@@ -83,7 +92,8 @@ class TrainPart:
         num_classes: C.
         channels: D, channels of one layer.
         layers: Choices of how many last layers to read; L is the largest of them.
-        num_heads: Attention heads of the attentive probe.
+        num_heads: Attention heads of the encoder.
+        amp: Self-attention of probes in bfloat16.
     """
 
     feats: Any
@@ -92,6 +102,7 @@ class TrainPart:
     channels: int
     layers: tuple[int, ...] = (1,)
     num_heads: int = 1
+    amp: bool = False
 
     def split(self, share: float, seed: int) -> tuple[Tensor, Tensor]:
         """Numbers of the rows to fit on and of those held out, int64 on the CPU."""
@@ -260,7 +271,7 @@ def attentive_protocol(
 
     Args:
         train: Tokens, which stay where they are (on disk) and are read batch by batch.
-        test: (M, T, D) tokens.
+        test: (M, T, D) tokens, or (M, V, T, D) of V views, whose softmaxes are averaged.
         settings: What is tried, and the schedule.
         seed: Of the held-out part, of the initial weights and of the order of the samples.
         progress: Called with (what, done, total).
@@ -268,8 +279,13 @@ def attentive_protocol(
     device = train.labels.device
 
     def reader(array: NDArray[np.float16], labels: Tensor | None) -> Callable:
+        kept = _on_device(array, device)
+
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-            tokens = torch.from_numpy(array[rows.numpy()]).to(device).float()
+            if kept is not None:
+                tokens = kept[rows.to(device)]
+            else:
+                tokens = torch.from_numpy(array[rows.numpy()]).to(device)
             known = rows.to(device) if labels is None else labels[rows.to(device)]
             return tokens, known
 
@@ -281,8 +297,8 @@ def attentive_protocol(
 
     def fit(rows: Tensor, chosen: list[AttentiveSpec], what: str) -> AttentiveHeads:
         return fit_attentive(
-            read, rows, train.num_classes, chosen, train.num_heads, settings.attentive, seed,
-            _told(progress, what),
+            read, rows, train.num_classes, chosen, settings.attentive_heads or train.num_heads,
+            settings.attentive, seed, _told(progress, what), settings.attentive_depth, train.amp,
         )  # fmt: skip
 
     words = [{'lr': s.lr, 'wd': s.weight_decay} for s in specs]
@@ -293,6 +309,13 @@ def attentive_protocol(
     final = fit(torch.arange(len(train.labels)), [specs[best]], 'the best attentive probe')
     found = final.predict(reader(test, None), torch.arange(len(test)))[0]
     return Predictions(found, words[best], tried[best]['held_out'], tried)
+
+
+def _on_device(array: NDArray[np.float16], device: torch.device) -> Tensor | None:
+    """The whole array on a GPU that has ample room for it, else None."""
+    if device.type != 'cuda' or array.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+        return None
+    return torch.from_numpy(np.array(array)).to(device)
 
 
 def _told(progress: Progress, what: str) -> Callable[[int, int], None]:

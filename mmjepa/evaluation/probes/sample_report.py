@@ -26,6 +26,8 @@ def _head(results: Results) -> list[str]:
     layers = ' or '.join(map(str, results['layers']))
     view = results['transform'] or {}
     told = ', '.join(f'{name} {value}' for name, value in view.items() if name != 'type')
+    if results['settings']['views'] > 1:
+        told += f'; {results["settings"]["views"]} views of test samples'
     return [
         f'Probe of {results["kind"]}, top-1 accuracy in %, seeds '
         f'{", ".join(map(str, results["seeds"]))}; {samples["train"]} {splits["train"]} and '

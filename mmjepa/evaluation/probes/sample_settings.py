@@ -26,7 +26,10 @@ class SampleProbeSettings:
         train_split, test_split: Names of the splits; None finds the test split.
         max_train, max_test: Most samples, evenly spread over the split; None takes all.
         batch_size: Samples at a time in the encoder; None takes the config's.
-        amp: Features, and fine-tuning, in bfloat16.
+        amp: Features, fine-tuning and self-attention of probes in bfloat16.
+        clips: Of each video, spread over its length; the probe reads the tokens of all.
+        views: Crops of each test video along its longer side: 1 (the middle) or 3. Attentive
+            probes average their softmaxes; the other protocols average features.
         protocol: Numbers of the protocols on frozen features.
         finetune: Numbers of the one that isn't on frozen features.
 
@@ -45,6 +48,8 @@ class SampleProbeSettings:
     max_test: int | None = None
     batch_size: int | None = None
     amp: bool = False
+    clips: int = 1
+    views: int = 1
     protocol: SampleProtocolSettings = field(default_factory=SampleProtocolSettings)
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
 
@@ -57,9 +62,11 @@ class SampleProbeSettings:
                 raise ValueError(f'{name} must be among {told} for whole samples, got {given}')
         if self.which not in ENCODERS:
             raise ValueError(f'which must be one of {", ".join(ENCODERS)}, got {self.which!r}')
+        if self.views not in (1, 3):
+            raise ValueError(f'views must be 1 or 3, got {self.views}')
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f'seeds must be one or more different numbers, got {self.seeds}')
-        for name in ('max_train', 'max_test', 'batch_size'):
+        for name in ('max_train', 'max_test', 'batch_size', 'clips'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')

@@ -74,16 +74,19 @@ class IJEPA(BaseJEPA):
         """(B, K_c, D) from the visible patches alone."""
         return self.encoder(images, masks.context)
 
+    def _normalised(self, tokens: Tensor) -> Tensor:
+        """(..., D) float32."""
+        tokens = tokens.float()
+        return F.layer_norm(tokens, tokens.shape[-1:]) if self.target_norm == 'layer' else tokens
+
     def _target_tokens(self, images: Tensor) -> Tensor:
         """(B, N, D) float32 of whole images, whose patches all see each other."""
-        tokens = self.target(self.encoder, images).float()
-        if self.target_norm == 'layer':
-            tokens = F.layer_norm(tokens, tokens.shape[-1:])
-        return tokens
+        return self._normalised(self.target(self.encoder, images))
 
     def _targets(self, images: Tensor, masks: BlockMasks, grid: tuple[int, int]) -> Tensor:
         """(B, M, K_t, D)."""
-        return self._target_tokens(images).flatten(0, 1)[masks.rows][masks.places]
+        wanted = self.target(self.encoder, images).flatten(0, 1)[masks.rows]
+        return self._normalised(wanted)[masks.places]
 
     def _draw(self, inputs: dict) -> tuple[BlockMasks, tuple[int, int]]:
         images = inputs['images']

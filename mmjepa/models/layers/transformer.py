@@ -72,11 +72,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); ``rope`` as in :func:`.positions.rotate`."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if rope is None:
-            q, k, v = qkv
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        if rope is None:  # unbound before it is turned: one copy of the gradient, not two
+            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         else:
-            qk, v = qkv.split((2, 1))
+            qk, v = qkv.permute(2, 0, 3, 1, 4).split((2, 1))
             (q, k), v = rotate(qk, rope), v.squeeze(0)
         x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
