@@ -16,7 +16,8 @@ SHIPPED = ('mmjepa', 'configs', 'tools', 'requirements', 'setup.py', 'pyproject.
            'README.md', 'LICENSE', 'MANIFEST.in', 'model-index.yml')  # fmt: skip
 # importing any part of the package must not need these
 OPTIONAL = ('open3d', 'spconv', 'cumm', 'mmcv', 'mmdet', 'mmdet3d', 'mmseg', 'nuscenes', 'numba',
-            'scipy', 'sklearn', 'shapely', 'safetensors', 'decord', 'torchvision')  # fmt: skip
+            'scipy', 'sklearn', 'shapely', 'safetensors', 'decord', 'av',
+            'torchcodec', 'torchvision')  # fmt: skip
 
 # `$` rather than the format method's braces, so that the code reads as code
 BLOCKER = """

@@ -18,7 +18,8 @@ from .video_index import VideoIndex, WeightedRows, read_index
 
 _HINT = (
     'Lists have lines `<path> <label>` (.csv), {"path": ..., "label": ..., "weight": ...} '
-    '(.jsonl) or are an array of paths (.npy); paths are absolute or relative to data_root'
+    '(.jsonl) or are an array of paths (.npy); paths are absolute or relative to data_root; '
+    '`tools/create_data.py sim-video` makes a small set'
 )
 _LOOKED_UP = 16  # files looked for at the start
 Source = str | Path | Mapping[str, Any]
