@@ -4,7 +4,16 @@ import json
 
 import pytest
 import torch
-from clip_files import ARCH, clips, make_predictor, make_vit, mmjepa_content, official_content
+from clip_files import (
+    ARCH,
+    ENCODER,
+    clips,
+    make_predictor,
+    make_vit,
+    mmjepa_content,
+    official_content,
+)
+from mmengine.config import Config
 from vit_files import assert_same
 
 from mmjepa.adapters import VIT_FORMATS, adjust_vit, fit_vit, read_encoder, write_encoder
@@ -163,6 +172,27 @@ def test_predictor_of_another_width_fits_the_official_layout(save, tmp_path):
     write_encoder(read_encoder(save(content), 'mmjepa'), tmp_path / 'out.pth', 'vjepa')
     back = read_encoder(tmp_path / 'out.pth', 'vjepa')
     assert_same(back.companions['predictor'], predictor)
+
+
+def test_a_teacher_of_its_own_config_is_read_by_that(save, tmp_path):
+    """SALT's: of another form than its student, which no tensor tells, and never an EMA of it."""
+    forms = dict(student='rotary', teacher='rotary_vjepa2')
+    student, teacher = (make_vit(i, positions=form) for i, form in enumerate(forms.values()))
+    parts = {'encoder.': student, 'target.encoder.': teacher, 'predictor.': make_predictor()}
+    state = {prefix + k: v for prefix, m in parts.items() for k, v in m.state_dict().items()}
+    configs = [dict(type='JEPAViT', **ENCODER, positions=form) for form in forms.values()]
+    target = dict(type='TargetEncoder', policy='frozen', encoder=configs[1])
+    cfg = Config(dict(model=dict(type='SALT', encoder=configs[0], target=target))).pretty_text
+    path = save(dict(meta=dict(cfg=cfg), state_dict=state), 'salt.pth')
+    for which, wanted in (('online', student), ('target', teacher)):
+        encoder = read_encoder(path, 'auto', which=which)
+        with torch.no_grad():
+            assert torch.equal(built(encoder)(clips()), wanted(clips()))
+        assert set(encoder.companions) <= {which, 'predictor'}
+        write_encoder(encoder, tmp_path / f'{which}.pth', 'mmjepa')
+        again = built(read_encoder(tmp_path / f'{which}.pth', 'mmjepa'))
+        with torch.no_grad():
+            assert torch.equal(again(clips()), wanted(clips()))
 
 
 def test_fitting_an_encoder_of_clips(save):

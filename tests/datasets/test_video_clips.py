@@ -62,6 +62,19 @@ def test_overlap():
     assert clip_indices(20, 16, 4, overlap=True).tolist() == [[0, 6, 12] + [18] * 13]
 
 
+def test_middle():
+    middle = clip_indices(300, 16, 4, middle=True)
+    assert middle.tolist() == [[118 + i for i in FULL]]  # 300 - 64 frames, half before it
+    two = clip_indices(300, 16, 4, 2, middle=True)
+    assert two[:, 0].tolist() == [43, 193]
+    for length in (64, 50, 20):  # no longer than a clip
+        assert (clip_indices(length, 16, 4, middle=True) == clip_indices(length, 16, 4)).all()
+    sampled = SampleClips(frame_step=4, random=False, middle=True)
+    assert sampled.indices(Silent('v', 300, None), None).tolist() == middle.tolist()
+    with pytest.raises(ValueError, match='middle goes with random=False'):
+        SampleClips(frame_step=4, middle=True)
+
+
 def test_random_clips_span_the_same_and_stay_in_their_parts():
     drawn = np.concatenate([
         clip_indices(300, 16, 4, 2, np.random.default_rng(seed)) for seed in range(300)
@@ -118,6 +131,8 @@ def test_settings_are_checked():
     for options in ({}, {'frame_step': 4, 'fps': 4}, {'frame_step': 0}, {'fps': -1}):
         with pytest.raises(ValueError, match='give one of frame_step, duration and fps'):
             SampleClips(**options)
+    with pytest.raises(ValueError, match='frame_step must be a whole number'):
+        SampleClips(frame_step=2.5)
     for options in ({'num_clips': 0}, {'timeout': 0}, {'short': 'drop'}):
         with pytest.raises(ValueError, match=next(iter(options))):
             SampleClips(frame_step=4, **options)
@@ -133,8 +148,8 @@ def test_clips_are_read(tmp_path):
     assert np.array_equal(results['frames'], pixels[ids])
     again = SampleClips(4, 2, num_clips=2)(results_of(tmp_path / 'v.npy', 3))
     assert np.array_equal(again['frame_ids'], ids)
-    centre = SampleClips(4, 2, random=False)(results_of(tmp_path / 'v.npy', 3))
-    assert centre['frame_ids'].tolist() == [[0, 2, 5, 7]]
+    first = SampleClips(4, 2, random=False)(results_of(tmp_path / 'v.npy', 3))
+    assert first['frame_ids'].tolist() == [[0, 2, 5, 7]]
 
 
 # crops -------------------------------------------------------------------------------------------

@@ -151,6 +151,16 @@ def test_weights_choose_by_seed(root, tmp_path):
     assert dataset[0]['data_samples']['index'] == 0  # a plain index is that row
 
 
+def test_rows_without_weight_replace_no_bad_file(root):
+    rows = [dict(path=f'my clip {i}.npy', weight=w) for i, w in enumerate((1, 1, 0, 1))]
+    (root / 'w.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    (root / 'my clip 1.npy').write_bytes(b'no array' * 500)
+    dataset = VideoDataset(root, pipeline(), ['train.csv', 'w.jsonl'], on_error='skip')
+    assert dataset[5]['data_samples']['index'] == 7  # not 6
+    assert dataset[1]['data_samples']['index'] == 2  # rows without weights weigh the same
+    assert dataset[6]['data_samples']['index'] == 6  # by its number
+
+
 def test_wrong_root_is_said_at_once(root, tmp_path):
     (tmp_path / 'empty').mkdir()
     (root / 'w.csv').write_text('a.mp4 0\nb.mp4 1\n')

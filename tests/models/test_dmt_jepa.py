@@ -116,6 +116,21 @@ def test_targets_of_an_image_are_its_own(options, mixes):
     assert torch.allclose(before, after, atol=1e-5) != mixes
 
 
+def test_the_target_s_own_head_makes_targets():
+    model, inputs = build('DMTJEPA'), batch()
+    before = model.inspect(inputs)['target']
+    for head, moves in ((model.head, False), (model.target.head, True)):
+        torch.nn.init.normal_(head.blocks[0].attn.proj.weight)
+        assert torch.equal(model.inspect(inputs)['target'], before) != moves
+
+
+def test_released_queries_by_hand():
+    """Row b N + i asks with the mean of image (b N + i) mod B."""
+    tokens = torch.randn(3, 4, 8)
+    found = NeighbourTargets(query='released')._queries(tokens, torch.arange(12))
+    assert torch.equal(found, tokens.mean(1)[torch.tensor([0, 1, 2] * 4)])
+
+
 @torch.no_grad()
 def test_a_patch_enters_its_target_through_choice_and_mean_alone():
     torch.manual_seed(0)

@@ -165,6 +165,16 @@ def test_masks_that_do_not_fit_are_told_when_built(kind):
         build(kind, target_norm='batch')
 
 
+@torch.no_grad()
+def test_targets_may_stay_as_they_are():
+    model, inputs = build(target_norm='none'), batch()
+    torch.nn.init.normal_(model.target.encoder.norm.bias)  # or both would be normal
+    masks, _, target = parts(model, inputs)
+    tokens = model.target.encoder(inputs['images'])
+    assert torch.equal(target, tokens.flatten(0, 1)[masks.rows][masks.places])
+    assert not torch.allclose(target, parts(build(), inputs)[2], atol=0.1)
+
+
 def test_other_image_sizes(kind):
     model = build(kind)
     inputs = dict(images=torch.randn(2, 3, 64, 96), seeds=torch.arange(2))

@@ -115,6 +115,10 @@ def test_impossible_grids_raise():
         with pytest.raises(ValueError, match='lower min_keep'):
             MultiBlockMaskGenerator(grid=grid)
     MultiBlockMaskGenerator(grid=(8, 8), min_keep=4)
+    # blocks of 8 patches need two draws that differ; the released code has one
+    MultiBlockMaskGenerator(grid=(8, 8), min_keep=8)
+    with pytest.raises(ValueError, match='lower min_keep'):
+        MultiBlockMaskGenerator(grid=(8, 8), min_keep=8, sampling='corrected')
     with pytest.raises(ValueError, match='num_targets'):
         MultiBlockMaskGenerator(num_targets=0)
     with pytest.raises(ValueError, match='target_scale'):

@@ -279,8 +279,9 @@ def test_without_a_teacher_there_is_no_training(tmp_path):
     # the student alone doesn't
     other = build('SALT', teacher=False)
     alone = {k: v for k, v in trained.state_dict().items() if not k.startswith('target.')}
-    other.load_state_dict(alone, strict=False)
-    assert not other.has_teacher
+    for whole, prefix in ((other, ''), (torch.nn.Sequential(other), '0.')):
+        whole.load_state_dict({prefix + k: v for k, v in alone.items()}, strict=False)
+        assert not other.has_teacher
 
 
 def test_a_wrong_teacher_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Multi-block masking of patch grids (I-JEPA, arXiv 2301.08243)."""
 
+import itertools
 import math
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -11,6 +12,8 @@ from mmjepa.registry import MODELS
 
 from .counter_rng import counter_bits, counter_uniform
 
+CHECKS = 100  # draws of each kind that are tried, ends included
+LAST_DRAW = 1 - 2.0**-24
 TRIES = 20  # failed places of the context before it may overlap one more target
 
 
@@ -127,14 +130,15 @@ class MultiBlockMaskGenerator:
         """Raise ValueError where a block of this grid would have ``min_keep`` patches or fewer."""
         if grid in self._checked:
             return
-        for draw in range(101):
-            sizes = self._sizes(grid, draw / 101, draw / 101, draw / 101)
-            for what, (height, width) in zip(('target', 'context'), sizes, strict=True):
-                if height * width <= self.min_keep or min(height, width) < 1:
+        seconds = range(CHECKS + 1) if self.corrected else (0,)  # the released aspect is no draw
+        for first, second in itertools.product(range(CHECKS + 1), seconds):
+            draws = (min(n / CHECKS, LAST_DRAW) for n in (first, second, first))
+            for what, size in zip(('target', 'context'), self._sizes(grid, *draws), strict=True):
+                if math.prod(size) <= self.min_keep or min(size) < 1:
                     raise ValueError(
                         f'min_keep={self.min_keep}: a {what} block of a {grid[0]} x {grid[1]} grid '
-                        f'may have just {height} x {width} patches; lower min_keep, or take more '
-                        'patches'
+                        f'may have just {size[0]} x {size[1]} patches; lower min_keep, or take '
+                        'more patches'
                     )
         self._checked.add(grid)
 

@@ -12,9 +12,8 @@ from mmjepa.registry import MODELS
 
 from .clips import CUT_STREAM, ClipMaskGenerator, Grid
 from .counter_rng import counter_uniform
-from .multiblock import block_size
+from .multiblock import LAST_DRAW, block_size
 
-LAST_DRAW = 1 - 2.0**-24
 TRIES = 20  # draws that hid everything before there is one block less
 SIZE_STREAM, PLACE_STREAM = CUT_STREAM + 1, CUT_STREAM + 2
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('mmcv.ops', exc_type=ImportError)
 pytest.importorskip('mmseg', exc_type=ImportError)
@@ -10,6 +11,7 @@ pytest.importorskip('mmseg', exc_type=ImportError)
 from dense_scenes import (
     assert_drawn,
     coco_names,
+    data_options,
     evaluate,
     listed_images,
     pretrain,
@@ -49,3 +51,88 @@ def test_pretrain_fine_tune_evaluate_draw(shared_dir, tmp_path):
     scores, pictures = evaluate(tmp_path / 'run', tmp_path / 'tested')
     assert 0 <= scores['mIoU'] <= scores['aAcc'] <= 100
     assert_drawn(pictures, listed_images(root))
+
+
+# ---- 8 images by heart: a few minutes on a quiet CPU core
+
+PLAIN = [  # neither jitter nor flips: the question is whether the chain learns
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=(448, 112), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(112, 112)),
+    dict(type='PackSegInputs'),
+]
+CHOICE = dict(images=8, largest=8, least=0.02)
+
+
+def trained(shared, folder, shuffled, steps=300):
+    """A runner that has learnt 8 images from their true or from shuffled annotations.
+
+    Its ``test`` evaluates the training images against the true masks. Also the two folders: with
+    the true annotations, and with those that it has learnt from.
+    """
+    true = real_coco(shared, folder / 'true', **CHOICE)
+    root = real_coco(shared, folder / 'wrong', **CHOICE, shuffled=True) if shuffled else true
+    names = coco_names(true)
+    data_options(CONFIG, true, names)  # writes the true masks
+    options = dict(arch=(96, 4, 3, 384), channels=96, crop=112, batch_size=4, max_iters=steps)
+    options |= dict(lr=1e-3, layer_decay=0.9, warmup=0.1, drop_path=0.0, log_interval=20)
+    checkpoint = pretrain(true / 'listed/train', folder / 'pre', arch=options['arch'])
+    options['jepa_checkpoint'] = str(checkpoint)
+    cfg = small_config(CONFIG, root, folder / 'run', names, **options)
+    cfg.log_level = 'INFO'
+    cfg.train_dataloader.dataset.dataset.pipeline = PLAIN
+    cfg.test_dataloader.dataset.update(
+        data_root=str(true), data_prefix=dict(img_path='listed/train', seg_map_path='masks/train')
+    )
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    runner = build_runner(cfg)
+    runner.train()
+    return runner, true, root
+
+
+@torch.no_grad()
+def object_iou(runner, root):
+    """Mean IoU of the categories in the annotations of ``root``, in percent.
+
+    By names and pycocotools: neither our masks and labels nor mmseg's metric have a part in it.
+    """
+    coco = pytest.importorskip('pycocotools.coco').COCO(
+        root / 'annotations/instances_train2017.json'
+    )
+    ids = {info['file_name']: number for number, info in coco.imgs.items()}
+    classes = runner.test_dataloader.dataset.metainfo['classes']
+    both, either = np.zeros(len(classes)), np.zeros(len(classes))
+    named = set()
+    for batch in runner.test_dataloader:
+        (sample,) = runner.model.test_step(batch)
+        found = sample.pred_sem_seg.data[0].numpy()
+        image = ids[sample.img_path.rsplit('/', 1)[1]]
+        for label, name in enumerate(classes):
+            things = coco.loadAnns(coco.getAnnIds(image, coco.getCatIds([name]) or [-1]))
+            named |= {label} if things else set()
+            truth = np.any([coco.annToMask(t) for t in things] + [0 * found], axis=0)
+            both[label] += (truth & (found == label)).sum()
+            either[label] += (truth | (found == label)).sum()
+    return 100 * np.mean([both[label] / either[label] for label in named])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_it_learns_8_images(shared_dir, tmp_path):
+    runner, true, _ = trained(shared_dir, tmp_path, shuffled=False)
+    found = runner.test()['mIoU'], object_iou(runner, true)
+    print(f'mIoU {found[0]:.1f}, of the objects {found[1]:.1f}')
+    assert min(found) >= 50, found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_shuffled_annotations_do_not_give_it(shared_dir, tmp_path):
+    """They are learnt as well, and it is these that the model then finds."""
+    runner, true, wrong = trained(shared_dir, tmp_path, shuffled=True)
+    found = runner.test()['mIoU'], object_iou(runner, true)
+    learnt = object_iou(runner, wrong)
+    print(f'mIoU {found[0]:.1f}, of the objects {found[1]:.1f}, of the shuffled {learnt:.1f}')
+    assert max(found) < 10, found
+    assert learnt >= 50
