@@ -192,6 +192,22 @@ def test_ablations():
             NeighbourTargets(**wrong)
 
 
+@pytest.mark.parametrize('aggregate', ['mean', 'max'])
+def test_a_patch_without_neighbours_is_its_own_target(aggregate):
+    """A block of one patch, where the block ends the neighbourhood."""
+    tokens, one = torch.randn(1, 16, 8), torch.tensor([[[5]]])
+    masks = BlockMasks(one[:, 0], one, torch.tensor([5]), torch.zeros_like(one))
+    targets = NeighbourTargets(border='block', aggregate=aggregate)
+    assert torch.equal(targets(tokens, masks, (4, 4), None)[0, 0, 0], tokens[0, 5])
+
+
+def test_a_window_wider_than_the_torus_is_refused():
+    with pytest.raises(ValueError, match='smaller window'):
+        NeighbourTargets(window=5, border='wrap').choose(
+            torch.randn(1, 12, 8), whole(1, 12), (4, 3)
+        )
+
+
 def test_heads_are_in_the_checkpoint():
     keys = build('DMTJEPA').state_dict()
     assert {'head.norm.weight', 'target.head.norm.weight'} <= set(keys)

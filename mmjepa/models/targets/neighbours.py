@@ -51,7 +51,7 @@ class NeighbourTargets:
             need no head (ablations).
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or a window that wraps around a smaller grid.
     """
 
     def __init__(
@@ -80,6 +80,11 @@ class NeighbourTargets:
     def _table(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         key = (grid, device)
         if key not in self._tables:
+            if self.border == 'wrap' and self.window > min(grid):
+                raise ValueError(
+                    f"window={self.window} with border='wrap' meets patches of a {grid[0]} x "
+                    f"{grid[1]} grid twice; take a smaller window, or border='clip'"
+                )
             table = neighbour_table(grid, self.window, self.border == 'wrap')
             self._tables[key] = (table[0].to(device), table[1].to(device))
         return self._tables[key]
@@ -142,11 +147,12 @@ class NeighbourTargets:
         if self.aggregate == 'attention':
             assert head is not None
             made = head.aggregate(self._queries(tokens, patches), flat, ids, seen)
-        elif self.aggregate == 'mean':
-            weight = seen.to(flat.dtype)[..., None]
-            made = (flat[ids] * weight).sum(1) / weight.sum(1).clamp(min=1)
         else:
-            made = flat[ids].masked_fill(~seen[..., None], -torch.inf).amax(1)
+            if self.aggregate == 'mean':
+                weight = seen.to(flat.dtype)[..., None]
+                made = (flat[ids] * weight).sum(1) / weight.sum(1)
+            else:
+                made = flat[ids].masked_fill(~seen[..., None], -torch.inf).amax(1)
             made = torch.where(seen.any(1, keepdim=True), made, flat[patches])
         if self.border == 'block':
             return made.view(*masks.targets.shape, -1)
