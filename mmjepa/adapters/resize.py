@@ -112,14 +112,14 @@ def fit_vit(encoder: Encoder, module: JEPAViT) -> tuple[dict[str, Tensor], list[
         A state dict with every key of ``module``, and what was done.
 
     Raises:
-        CheckpointError: No ViT, another number of heads, an encoder of clips for images or the
+        CheckpointError: No ViT, another architecture, an encoder of clips for images or the
             reverse, or another form of rotary positions.
         ValueError: See :func:`adjust_vit`.
     """
     if encoder.family is not VIT:
         raise CheckpointError(f'it holds a {encoder.family}, and the model has a {VIT}')
     config = json.loads(encoder.meta['vit'])
-    heads, clips = config['arch'][2], 'tubelet_size' in config
+    clips = 'tubelet_size' in config
     if clips != (module.num_frames is not None):
         kinds = ('clips', 'images') if clips else ('images', 'clips')
         raise CheckpointError(f'its encoder takes {kinds[0]}, the model {kinds[1]}')
@@ -128,11 +128,20 @@ def fit_vit(encoder: Encoder, module: JEPAViT) -> tuple[dict[str, Tensor], list[
             f'it was trained with positions {config["positions"]!r}, the model has '
             f'{module.positions!r}'
         )
-    if heads not in (None, module.num_heads):
-        raise CheckpointError(
-            f'it was trained with {heads} heads, the model has {module.num_heads}'
-        )
     own = module.state_dict()
+    mlp_dim = own['blocks.0.mlp.fc1.weight'].shape[0]
+    ours = [module.out_channels, len(module.blocks), module.num_heads, mlp_dim]
+    arch = [told or mine for told, mine in zip(config['arch'], ours, strict=True)]
+    if arch != ours:
+        names = ('channels', 'blocks', 'heads', 'MLP width')
+        theirs, here = (
+            ', '.join(f'{n} {name}' for n, name in zip(sizes, names, strict=True))
+            for sizes in (arch, ours)
+        )
+        raise CheckpointError(
+            f'it was trained with {theirs}; the model has {here}: set '
+            f'arch={str(arch).replace(" ", "")} and, where the config has it, channels={arch[0]}'
+        )
     fitted = adjust_vit(
         encoder, module.img_size, patch_size=module.patch_size, num_frames=module.num_frames
     )

@@ -88,7 +88,11 @@ def facts_of(meta: Any) -> dict[str, Any]:
     """
     if isinstance(meta, Mapping) and isinstance(meta.get('vit'), str):
         return json.loads(meta['vit'])
-    encoder = model_of(meta).get('encoder')
+    return facts_of_config(model_of(meta).get('encoder'))
+
+
+def facts_of_config(encoder: Any) -> dict[str, Any]:
+    """See :func:`facts_of`; of the config of an encoder, whatever it is."""
     if not isinstance(encoder, dict) or not str(encoder.get('type', '')).endswith('JEPAViT'):
         return {}
     defaults = dict(arch='base', img_size=224, patch_size=16, in_channels=3)

@@ -117,8 +117,8 @@ def _jpeg_header(data: bytes, path: PathLike) -> ImageHeader:
 def check_complete(data: bytes, header: ImageHeader, path: PathLike = 'image') -> None:
     """Refuses a file whose end is missing; decoders may fill the rest of it with grey.
 
-    Bytes that were changed in the middle of a JPEG leave no trace in its structure: they are not
-    found, neither here nor by other decoders.
+    Bytes that were changed in the middle of a JPEG are not looked for: libjpeg decodes on, and at
+    most warns on stderr.
 
     Raises:
         BadSampleError: the file is truncated.

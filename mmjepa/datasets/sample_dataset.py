@@ -72,6 +72,10 @@ class SampleDataset(Dataset):
         """Entries of ``results`` that tell the pipeline where the sample is."""
         return {'path': self.get_path(index)}
 
+    def _may_replace(self, index: int) -> bool:
+        """Whether a file may take the place of a bad one."""
+        return True
+
     def __getitem__(self, index: int | tuple[int, int]) -> Any:
         """One sample.
 
@@ -92,8 +96,11 @@ class SampleDataset(Dataset):
             return self._sample(position, seed, [])
         replaced: list[str] = []
         for step in range(len(self)):
+            other = (position + step) % len(self)
+            if step and not self._may_replace(other):
+                continue
             try:
-                return self._sample((position + step) % len(self), seed, replaced)
+                return self._sample(other, seed, replaced)
             except BadSampleError as error:
                 replaced.append(error.path)
                 self._report(error)

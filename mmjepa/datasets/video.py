@@ -110,6 +110,9 @@ class VideoDataset(SampleDataset):
         """The file of a video."""
         return os.path.join(self.data_root, self._paths[index])
 
+    def _may_replace(self, index: int) -> bool:
+        return self._weighted is None or self._weighted.drawn(index)
+
     def _keep_labels(self, tables: Sequence[VideoIndex], rows: NDArray[np.int64]) -> None:
         """Pre-training keeps none."""
 

@@ -170,6 +170,12 @@ class WeightedRows:
             if row_sums is not None and not row_sums[-1] > 0:
                 raise ValueError(f'all rows of source {number} have weight 0')
 
+    def drawn(self, row: int) -> bool:
+        """Whether a row weighs anything."""
+        source = int(np.searchsorted(self._starts, row, 'right')) - 1
+        sums, place = self._rows[source], row - int(self._starts[source])
+        return sums is None or bool(sums[place] > (sums[place - 1] if place else 0))
+
     def draw(self, seed: int) -> int:
         """The row of a sample, a function of its seed."""
         # another stream than the transforms' default_rng(seed)

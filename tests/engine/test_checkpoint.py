@@ -261,6 +261,15 @@ def test_bad_weights_stop_before_the_module_is_touched(kind, words):
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.parametrize(('method', 'told'), [('DMTJEPA', True), ('Sequential', False)])
+def test_another_method_is_named(method, told):
+    content = dict(meta=dict(method=method), state_dict=_broken('unexpected'))
+    with pytest.raises(CheckpointError, match='1 unexpected') as caught:
+        ckpt.load_verified(_net(), content, what='net')
+    words = 'The file is of DMTJEPA, the model is Sequential: use the config in its work dir'
+    assert (words in str(caught.value)) == told == ('The file is of' in str(caught.value))
+
+
 @pytest.mark.parametrize('floor', [6, 0.85])
 def test_partial_load_is_counted(floor, silent):
     net, state = _net(), _broken('missing')

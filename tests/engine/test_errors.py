@@ -30,6 +30,13 @@ def test_user_errors_become_one_line(error):
     assert caught.value.__suppress_context__
 
 
+def test_commands_that_cannot_skip_advise_something_else():
+    error = BadSampleError('a.jpg', 'is empty', "Fetch it again, or set on_error='skip'")
+    with pytest.raises(SystemExit) as caught, one_line_errors('give another file'):
+        raise error
+    assert caught.value.code == 'error: a.jpg: is empty. Fetch it again, or give another file'
+
+
 def test_value_errors_only_of_this_package(tmp_path):
     with pytest.raises(SystemExit, match='error: load_dim must be at least 3'), one_line_errors():
         PointSweepDataset(tmp_path, load_dim=2)

@@ -117,6 +117,15 @@ def test_errors_are_one_line(module, config, options, repo, root, tmp_path):
     (tmp_path / 'bad.pth').write_bytes(b'nonsense')
     assert 'bad.pth' in one_line(main, [config, tmp_path / 'bad.pth', *options])
     assert 'none.pth' in one_line(main, [config, tmp_path / 'none.pth', *options])
+    state = {'target.head.weight': torch.ones(1)}
+    torch.save(dict(meta=dict(method='DMTJEPA'), state_dict=state), tmp_path / 'dmt.pth')
+    dmt = one_line(main, [config, tmp_path / 'dmt.pth', *options])
+    assert 'The file is of DMTJEPA, the model is IJEPA: use the config' in dmt
+    broken = write_toy_images(write_toy_images(tmp_path / 'broken', 6), 6, 'test')
+    image = next(broken.glob('train/*/*'))
+    image.write_bytes(image.read_bytes()[:-30])
+    text = one_line(main, [config, 'none', *options, f'data_root={broken}'])
+    assert image.name in text and 'again, or take it out of the data' in text
     assert '--purity is for points' in one_line(main, [config, 'none', '--purity', '0.7', *options])
     assert 'handmade' in one_line(main, [config, 'none', '--arms', 'handmade', *options])
     assert 'no labelled split test or val' in one_line(

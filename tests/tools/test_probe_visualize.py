@@ -138,6 +138,9 @@ def test_picture_of_an_image(tool, request, tmp_path):
     main, words = tool('visualize')['main'], [str(config), 'none', '--input', 'a.png']
     main([*words, '--output', str(tmp_path / 'b.png'), '--cfg-options', *small])
     assert cv2.imread(str(tmp_path / 'b.png')).shape[1] > 1500
+    (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:-30])
+    text = one_line(main, [*words[:-1], 'cut.png', '--cfg-options', *small])
+    assert 'truncated PNG' in text and text.endswith('Fetch the file again, or give another file')
     # the default is not the image itself, and tells an untrained encoder from others
     assert list(map(str, main([*words, '--cfg-options', *small]))) == ['a_untrained.png']
     assert np.array_equal(cv2.imread('a.png'), scene)

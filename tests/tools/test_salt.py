@@ -21,7 +21,7 @@ from mmjepa.benchmark.salt.plan import (
 )
 from mmjepa.benchmark.salt.report import rows_of, write_report
 from mmjepa.benchmark.salt.run import Runs
-from mmjepa.benchmark.salt.stages import check_teacher
+from mmjepa.benchmark.salt.stages import Job, check_teacher
 from mmjepa.datasets.video_sim import ClipSettings, write_clips
 from mmjepa.engine.checkpoint import CheckpointError, atomic_save, load_file
 
@@ -185,6 +185,32 @@ def test_dry_run_prints_plan_and_commands(tool, data, made, monkeypatch, capsys)
     (line,) = (line.split() for line in out.splitlines() if line.startswith('total'))
     total = json.loads((made / 'flops.json').read_text())[-1]['run']
     assert float(line[2]) == pytest.approx(8 * total / 1e15, rel=1e-3)
+
+
+def job(folder, name, code, needs=None, check=None):
+    product = folder / name / 'product'
+    words = ('-c', code or f'open({str(product)!r}, "w")')
+    return Job(name, name, folder / name, words, product, {}, 1, needs and needs.folder, check)
+
+
+def test_what_fails_holds_up_only_what_needs_it(tmp_path):
+    def refuse():
+        raise CheckpointError('wrong teacher')
+
+    teacher, broken = job(tmp_path, 'teacher', ''), job(tmp_path, 'broken', 'raise SystemExit(3)')
+    student, refused = (
+        job(tmp_path, name, '', teacher, check)
+        for name, check in (('student', None), ('refused', refuse))
+    )
+    runs = Runs([broken, job(tmp_path, 'of_broken', '', broken), teacher, refused, student])
+    runs.run()
+    assert set(runs.results) == {teacher.folder, student.folder}
+    assert 'exit code 3' in runs.failed[broken.folder]
+    assert runs.failed[refused.folder] == 'wrong teacher' and not refused.product.exists()
+    assert 'has no result' in runs.failed[tmp_path / 'of_broken']
+    teacher.product.unlink()  # who has the student needs it no more
+    Runs([teacher, student]).run()
+    assert not teacher.product.exists()
 
 
 COMPARE = ['--teachers', 'half=[8,1,1,16]', 'same=[16,2,2,32]', '--budgets', '12', '--seeds', '2']

@@ -24,6 +24,7 @@ def clip_indices(
     num_clips: int = 1,
     rng: np.random.Generator | None = None,
     overlap: bool = False,
+    middle: bool = False,
 ) -> Indices:
     """Frames of the clips of a video, as V-JEPA's code takes them.
 
@@ -40,6 +41,7 @@ def clip_indices(
         num_clips: n.
         rng: draws where in a partition the clip lies; None takes its beginning.
         overlap: clips may share frames.
+        middle: without ``rng``, clips lie in the middle of their partitions.
 
     Returns:
         (n, T) int64, ascending in each row.
@@ -49,8 +51,9 @@ def clip_indices(
     """
     part, span = length // num_clips, num_frames * step
     if part > span:
+        fixed = (part + span) // 2 if middle else span
         ends = np.array([
-            span if rng is None else int(rng.integers(span, part)) for _ in range(num_clips)
+            fixed if rng is None else int(rng.integers(span, part)) for _ in range(num_clips)
         ])  # fmt: skip
         rows = [np.clip(np.linspace(e - span, e, num_frames), 0, e - 1) for e in ends]
         starts = np.arange(num_clips) * part
@@ -86,6 +89,7 @@ class SampleClips:
         fps: see above.
         num_clips: n.
         random: draw where the clips lie; else they begin with their parts of the video.
+        middle: not random, but in the middle of their parts: probes, where V-JEPA's code draws.
         overlap: clips may share frames where the video is short (probes).
         short: what to do with a video shorter than a clip: 'repeat' its last frame or 'refuse' it
             as bad.
@@ -110,6 +114,7 @@ class SampleClips:
         num_clips: int = 1,
         random: bool = True,
         overlap: bool = False,
+        middle: bool = False,
         short: Literal['repeat', 'refuse'] = 'repeat',
         backend: Backend = 'auto',
         timeout: float | None = 60.0,
@@ -119,6 +124,10 @@ class SampleClips:
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) != 1 or min(chosen.values()) <= 0:
             raise ValueError(f'give one of frame_step, duration and fps, above 0: got {given}')
+        if random and middle:
+            raise ValueError('middle goes with random=False: clips lie there or anywhere')
+        if frame_step is not None and frame_step != int(frame_step):
+            raise ValueError(f'frame_step must be a whole number of frames, got {frame_step}')
         if min(num_frames, num_clips) < 1:
             raise ValueError(f'{num_frames=} and {num_clips=} must be at least 1')
         if timeout is not None and timeout <= 0:
@@ -132,6 +141,7 @@ class SampleClips:
         self.num_clips = num_clips
         self.random = random
         self.overlap = overlap
+        self.middle = middle
         self.short = short
         self.backend = build_backend(backend)
         self.timeout = timeout
@@ -163,7 +173,9 @@ class SampleClips:
                 f'too short: {length} frames, at least {need} are needed',
                 "Leave it out, or set on_error='skip'",
             )
-        return clip_indices(length, self.num_frames, step, self.num_clips, rng, self.overlap)
+        return clip_indices(
+            length, self.num_frames, step, self.num_clips, rng, self.overlap, self.middle
+        )
 
     def step(self, video: Video) -> int:
         """Frames of the file from one frame of a clip to the next."""

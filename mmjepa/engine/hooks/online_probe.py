@@ -20,8 +20,9 @@ class OnlineProbeHook(Hook):
     Needs labelled training and test splits; training itself never sees a label. The result is
     logged as ``probe/<protocol>`` and handed to the checkpoint hook, so that
     ``save_best='probe/knn', rule='greater'`` keeps the best checkpoint. Beside it stands
-    ``probe/train_loss``, the mean loss of the iterations since the last probe: pairs that tell
-    whether the loss chooses models (:mod:`mmjepa.evaluation.loss_accuracy`).
+    ``probe/train_loss``, the mean loss of the iterations since the last probe (beyond
+    :data:`mmjepa.engine.loop.HISTORY`, of the latest ones): pairs that tell whether the loss
+    chooses models (:mod:`mmjepa.evaluation.loss_accuracy`).
 
     Args:
         interval: epochs or iterations between probes.

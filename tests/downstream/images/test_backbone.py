@@ -202,7 +202,9 @@ def test_impossible_settings(options, message):
 
 
 def test_images_that_are_not_whole_patches_name_the_remedy():
-    with pytest.raises(ValueError, match=r'30 x 40 pixels .* pad_size_divisor .* size_divisor'):
+    with pytest.raises(
+        ValueError, match=r'30 x 40 pixels [^:]*: set pad_size_divisor .* size_divisor'
+    ):
         backbone()(images(30, 40))
     with pytest.raises(ValueError, match='keep_ids must be None'):
         backbone().layers(images(), (0,), torch.zeros(2, 3, dtype=torch.int64))
