@@ -296,7 +296,7 @@ def main(argv=None):
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     checkpoint = None if args.checkpoint == 'none' else args.checkpoint
     common = dict(device=device, data_root=args.data_root, progress=TerminalProgress())
-    with one_line_errors():
+    with one_line_errors(instead_of_skip='take it out of the data'):
         cfg = load_config(args.config, args.cfg_options)
         kind = input_kind(cfg)
         refuse_foreign(args, kind)

@@ -175,7 +175,7 @@ def draw_curves(args, alone):
 def main(argv=None):
     args = parse_args(argv)
     written = []
-    with one_line_errors():
+    with one_line_errors(instead_of_skip='give another file'):
         if args.input:
             written.append(draw_input(args))
         if args.curves:

@@ -70,7 +70,7 @@ def _load_weights(model: Any, checkpoint: str | Path, cfg: Config) -> None:
         encoder = {key.removeprefix('encoder.'): value for key, value in state.items()}
         load_verified(model.encoder, encoder, what=f'encoder of {what}')
     else:
-        load_verified(model, state, what=what)
+        load_verified(model, content, what=what)  # its meta tells the method
 
 
 def init_model(

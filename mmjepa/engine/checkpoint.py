@@ -299,7 +299,7 @@ def load_verified(
         raise CheckpointError(
             f'cannot load {what}: {report.loaded}/{report.total} tensors match'
             f'{"" if floor is None else f", at least {needed:g} asked for"}; {report.problems()}'
-            f'{_prefix_hint(own, given)}'
+            f'{_prefix_hint(own, given)}{_method_hint(module, state_dict)}'
         )
     chosen = collections.OrderedDict(
         (k, v) for k, v in given.items() if k in own and k not in wrong
@@ -336,6 +336,19 @@ def _prefix_hint(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
             if prefix and all(prefix + k in longer for k in shorter):
                 return f'. The keys match apart from the prefix {prefix!r}: {words}'
     return ''
+
+
+def _method_hint(module: nn.Module, checkpoint: Mapping[str, Any]) -> str:
+    """Say so when the file's meta names another method than the model's class."""
+    meta = checkpoint.get('meta')
+    method = meta.get('method') if isinstance(meta, Mapping) else None
+    name = type(module).__name__
+    if method in (None, name):
+        return ''
+    return (
+        f'. The file is of {method}, the model is {name}: use the config in its work dir, or a '
+        f'file of {name}'
+    )
 
 
 def prune_checkpoints(

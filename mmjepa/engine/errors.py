@@ -26,8 +26,12 @@ _PACKAGE = Path(mmjepa.__file__).parent
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(instead_of_skip: str | None = None) -> Iterator[None]:
     """Ends the process with ``error: ...`` and exit code 1 instead of a traceback.
+
+    Args:
+        instead_of_skip: what to advise where a message advises ``on_error='skip'``, of commands
+            that read every file they are given.
 
     Raises:
         SystemExit: in place of an error that carries its own remedy; others pass.
@@ -35,18 +39,18 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        raise SystemExit(f'error: {_message(error)}') from None
+        raise SystemExit(f'error: {_message(error, instead_of_skip)}') from None
     except _OWN_ERRORS as error:
         if not _raised_here(error):
             raise
-        raise SystemExit(f'error: {_message(error)}') from None
+        raise SystemExit(f'error: {_message(error, instead_of_skip)}') from None
 
 
-def _message(error: Exception) -> str:
+def _message(error: Exception, instead_of_skip: str | None) -> str:
     text = str(error)
     if text.startswith('Caught '):  # a data worker's error, with the worker's traceback
         text = text.rstrip().splitlines()[-1].partition(': ')[2]
-    return text
+    return text.replace("set on_error='skip'", instead_of_skip) if instead_of_skip else text
 
 
 def _raised_here(error: Exception) -> bool:

@@ -73,8 +73,8 @@ class JEPAViTBackbone(JEPAViT):
             grid = self.grid_of(*images.shape[2:])
         except ValueError as error:
             raise ValueError(
-                f'{error}: set pad_size_divisor (mmdet) or size_divisor (mmseg) in '
-                'data_preprocessor to a multiple of the patch size'
+                f'{str(error).partition(": ")[0]}: set pad_size_divisor (mmdet) or size_divisor '
+                '(mmseg) in data_preprocessor to a multiple of the patch size'
             ) from None
         tokens, rope = super()._tokens(images, None)
         return tokens.unflatten(1, grid), rope

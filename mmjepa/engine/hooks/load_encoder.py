@@ -119,9 +119,12 @@ class LoadEncoderHook(Hook):
                 self._encoder, dict(state_dict=state), what=str(self.module), logger=runner.logger
             )
         except CheckpointError as error:
+            same = 'as many values a point or channels, the same blocks'
+            if isinstance(self._encoder, JEPAViT):
+                same = 'the same in_channels and positions'
             raise CheckpointError(
                 f'jepa_checkpoint={self.checkpoint} does not fit: {error}. Pre-train and fine-tune '
-                'with the same encoder: as many values a point or channels, the same blocks'
+                f'with the same encoder: {same}'
             ) from None
 
     def _check_grid(self, meta: dict, runner: Any) -> None:

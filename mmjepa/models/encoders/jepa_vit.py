@@ -166,7 +166,8 @@ class JEPAViT(nn.Module):
         *frames, height, width = sizes
         if height % p or width % p or not height or not width:
             raise ValueError(
-                f'an image of {height} x {width} pixels is not whole {p} x {p} patches'
+                f'an image of {height} x {width} pixels is not whole {p} x {p} patches: img_size '
+                'must be a multiple of patch_size'
             )
         if self.num_frames is None:
             if frames:
@@ -174,7 +175,10 @@ class JEPAViT(nn.Module):
             return height // p, width // p
         length = frames[0] if frames else self.num_frames
         if length % t or not length:
-            raise ValueError(f'a clip of {length} frames is not whole tubelets of {t} frames')
+            raise ValueError(
+                f'a clip of {length} frames is not whole tubelets of {t} frames: num_frames must '
+                'be a multiple of tubelet_size'
+            )
         return length // t, height // p, width // p
 
     def _tokens(self, images: Tensor, keep_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
