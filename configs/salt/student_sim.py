@@ -3,8 +3,7 @@
     python tools/train.py configs/salt/teacher_sim.py --amp              # first, one GPU
     python tools/train.py configs/salt/student_sim.py --amp
 
-Our own small recipe: five sixths of 4,000 steps of 64 clips, a learning rate of 1e-3, a predictor
-of 4 blocks.
+Our own small recipe: five sixths of 4,000 steps of 64 clips, learning rate 1e-3, 4 predictor blocks.
 """
 
 _base_ = ['../_base_/default_runtime.py', '../_base_/vit_adamw.py']
@@ -19,7 +18,8 @@ warmup = 0.1  # of the run
 seed = 0
 accumulate = 1
 log_interval = 50
-probe_interval = 0  # iters (or epochs) between kNN probes on test.csv; 0: none
+probe_interval = 0  # iters (or epochs) between attentive probes on test.csv; 0: none
+probe = dict(protocols=('attentive',), max_train=2000)
 on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
 
 arch = 'tiny'
@@ -133,7 +133,7 @@ custom_hooks = [
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
 ] + (
-    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=max_iters is None)]
+    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=not max_iters, settings=probe)]
     if probe_interval
     else []
 )

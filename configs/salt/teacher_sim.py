@@ -19,7 +19,8 @@ warmup = 0.15  # of the run
 seed = 0
 accumulate = 1
 log_interval = 50
-probe_interval = 0  # iters (or epochs) between kNN probes on test.csv; 0: none
+probe_interval = 0  # iters (or epochs) between attentive probes on test.csv; 0: none
+probe = dict(protocols=('attentive',), max_train=2000)
 on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
 
 arch = 'tiny'
@@ -121,7 +122,7 @@ custom_hooks = [
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
 ] + (
-    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=max_iters is None)]
+    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=not max_iters, settings=probe)]
     if probe_interval
     else []
 )

@@ -4,7 +4,8 @@
     python tools/train.py configs/vjepa/vit_tiny_sim.py --amp            # one GPU
 
 Our own small recipe: the release's schedules on 4,000 steps of 64 clips, a learning rate of 1e-3, a
-predictor of 4 blocks. configs/salt/student_sim.py has the same student.
+predictor of 4 blocks. Encoder and predictor are those of configs/salt/student_sim.py, rotary
+positions included, so that the two can be compared.
 """
 
 _base_ = ['../_base_/default_runtime.py', '../_base_/vit_adamw.py']
@@ -20,7 +21,8 @@ warmup = 0.1  # of the stretched run
 seed = 0
 accumulate = 1
 log_interval = 50
-probe_interval = 0  # iters (or epochs) between kNN probes on test.csv; 0: none
+probe_interval = 0  # iters (or epochs) between attentive probes on test.csv; 0: none
+probe = dict(protocols=('attentive',), max_train=2000)
 on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
 
 arch = 'tiny'
@@ -30,6 +32,7 @@ num_frames = 16
 frame_step = 1
 predictor_depth = 4
 predictor_width = 96
+positions = 'rotary'  # or 'sincos', those of V-JEPA 1
 crop_scale = (0.3, 1.0)
 truncate = 'raster'  # contexts of a batch lose their last tokens; or 'random'
 
@@ -42,12 +45,16 @@ model = dict(
         img_size=img_size,
         patch_size=patch_size,
         num_frames=num_frames,
+        positions=positions,
+        rescale_init=True,
     ),
     target=dict(type='TargetEncoder', policy='ema'),
     predictor=dict(
         type='ViTPredictor',
         channels=predictor_width,
         depth=predictor_depth,
+        positions=positions,
+        rescale_init=True,
         mask_tokens=2,
         mask_token_std=0.0,
     ),
@@ -119,7 +126,7 @@ custom_hooks = [
     dict(type='SaveOnSignalHook'),
     dict(type='SkippedSamplesHook'),
 ] + (
-    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=max_iters is None)]
+    [dict(type='OnlineProbeHook', interval=probe_interval, by_epoch=not max_iters, settings=probe)]
     if probe_interval
     else []
 )

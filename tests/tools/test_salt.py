@@ -300,6 +300,8 @@ def test_report_of_the_comparison(planned):
         ('--teacher-options arch=tiny', '--teachers says it already'),
         ('--student-options probe_interval=3', '--measurements says it already'),
         ('--budgets 0', '--budgets: different numbers'),
+        ('--teachers tiny tiny', '--teachers tiny: each needs a name of its own'),
+        ('--teachers [16,2,2,32]', 'letters, digits'),
         ('--seeds 0', '--seeds is at least 1'),
         ('--teachers none', "arch must be one of .*'none'"),
     ],
