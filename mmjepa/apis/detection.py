@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 
-from .inference import _init_weights, _warn_other_grid, resolve_config
+from .inference import init_quietly, _warn_other_grid, resolve_config
 from .sweeps import Sweep
 
 FloatArray = NDArray[Any]
@@ -125,7 +125,7 @@ def init_detector(
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet3d')):
         model = MODELS.build(cfg.model)
     if state is None:
-        _init_weights(model)
+        init_quietly(model)
     else:
         load_verified(model, state, what=f'{type(model).__name__} from {checkpoint}')
     if on_cpu:

@@ -38,8 +38,8 @@ def resolve_config(config: str | Path | Config, cfg_options: Mapping[str, Any] |
     return cfg
 
 
-def _init_weights(model: Any) -> None:
-    # MMEngine would log a paragraph about every single tensor
+def init_quietly(model: Any) -> None:
+    """``model.init_weights()`` without MMEngine's paragraph about every single tensor."""
     model._dump_init_info = lambda *args: None
     try:
         model.init_weights()
@@ -107,7 +107,7 @@ def init_model(
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmjepa')):
         model = MODELS.build(cfg.model)
     if checkpoint is None:
-        _init_weights(model)
+        init_quietly(model)
     else:
         _load_weights(model, checkpoint, cfg)
     model.cfg = cfg

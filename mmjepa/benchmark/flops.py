@@ -1,5 +1,6 @@
 """Arithmetic of training steps: matrix products, convolutions and attention."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -286,7 +287,10 @@ def benchmark_flops(
 
     Raises:
         ConfigError: the paper's convention for anything but video.
+        ValueError: unknown convention.
     """
+    if convention not in ('counted', 'paper'):
+        raise ValueError(f"convention must be 'counted' or 'paper', got {convention!r}")
     init_default_scope('mmjepa')
     cfg = load_config(config, options)
     check_config(cfg)
@@ -297,5 +301,5 @@ def benchmark_flops(
         step = count_batches(model, (synthetic_batch(cfg, model, i) for i in range(draws)))
     else:
         loader = JEPARunner.build_dataloader(cfg.train_dataloader, seed=cfg.seed)
-        step = count_batches(model, (b for b, _ in zip(loader, range(draws), strict=False)))
+        step = count_batches(model, itertools.islice(loader, draws))
     return FlopReport(config, convention, cfg.train_dataloader.batch_size, step, _steps(cfg))

@@ -14,7 +14,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
-from mmjepa.apis.inference import _init_weights
+from mmjepa.apis.inference import init_quietly
 from mmjepa.engine.compile import compile_blocks
 from mmjepa.engine.config import ConfigError, check_config, load_config
 from mmjepa.engine.hooks import TargetUpdateHook
@@ -98,7 +98,7 @@ class _Stepper:
         self.model: Any = MODELS.build(cfg.model)
         if hasattr(self.model, 'has_teacher'):  # random weights are as fast as a trained teacher's
             self.model.has_teacher, self.model.teacher_checkpoint = True, None
-        _init_weights(self.model)
+        init_quietly(self.model)
         self.model.to(device).train()
         self.max_iters = 1000
         self.wrapper = build_optim_wrapper(self.model, cfg.optim_wrapper)

@@ -158,3 +158,8 @@ def test_the_papers_convention_is_for_video(repo):
         benchmark_flops(
             str(repo / 'configs' / 'ijepa' / 'vit_tiny4_cifar10.py'), convention='paper'
         )
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(ValueError, match="'counted' or 'paper'"):
+        benchmark_flops('configs/ijepa/vit_base16_in1k.py', convention='papers')

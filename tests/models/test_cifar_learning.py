@@ -99,5 +99,5 @@ def pretrain(kind, cifar):
 def test_predictions_are_made_of_the_image(kinds, cifar):
     """The loss alone doesn't tell: targets of other images collapse, which lowers it."""
     own, other = (pretrain(kind, cifar) for kind in kinds)
-    assert own > other + 0.3
+    assert own > max(0.2, other + 0.3)
     assert other < 0.02

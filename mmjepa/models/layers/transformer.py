@@ -46,8 +46,8 @@ class Mlp(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, each (..., N, d), through ``scaled_dot_product_attention``.
 
-    But for bfloat16 on CPU: the fused kernel has no bfloat16 products there, and its backward
-    pass takes 3 to 7 times as long as plain ones.
+    But for bfloat16 on CPU, where the fused kernel's backward pass takes several times as long as
+    plain products (docs/benchmarks.md).
     """
     if q.device.type == 'cpu' and q.dtype == torch.bfloat16:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
