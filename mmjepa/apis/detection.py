@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 
-from .inference import init_quietly, _warn_other_grid, resolve_config
+from .inference import _warn_other_grid, init_quietly, resolve_config
 from .sweeps import Sweep
 
 FloatArray = NDArray[Any]
