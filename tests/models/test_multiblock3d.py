@@ -62,6 +62,33 @@ def test_structure(truncate, scale):
             assert not (member(mask.context) & member(mask.targets)).any()
 
 
+@pytest.mark.parametrize('options', [{}, dict(max_keep=9), dict(max_keep=9, full_complement=True)])
+def test_nothing_is_cut_where_rows_are_filled_up(options):
+    one = draw(20, batch=1, **options)
+    seeds = torch.cat([torch.arange(1) + 100_003 * i for i in range(20)])
+    generator = MultiBlock3DMaskGenerator(truncate='none', **options)
+    # sizes are a batch's: rows one by one, each with its own
+    alone = [generator(seed[None], GRID) for seed in seeds]
+    for cut, whole in zip(one, alone, strict=True):
+        for a, b in zip(cut, whole, strict=True):
+            assert torch.equal(a.context, b.context) and torch.equal(a.targets, b.targets)
+            assert b.context_valid.all() and b.targets_valid.all()
+    lengths = set()
+    for mask in generator(seeds, GRID):
+        for ids, valid in ((mask.context, mask.context_valid), (mask.targets, mask.targets_valid)):
+            assert ids.shape == valid.shape and valid.any(0).all()  # no longer than the longest
+            for row, kept in zip(ids, valid, strict=True):
+                assert (row[kept].diff() > 0).all() and (row[~kept] == row[kept][-1]).all()
+                lengths.add(int(kept.sum()))
+        seen, asked = member(mask.context), member(mask.targets)
+        assert not (seen & asked).any()
+        if options != dict(max_keep=9):
+            assert (seen | asked).all()
+        numbers = mask.targets_valid.flatten().nonzero()[:, 0]
+        assert torch.equal(mask.asked, numbers) and len(numbers) == asked.sum()
+    assert len(lengths) > 2 or 'full_complement' in options
+
+
 def test_blocks_last_for_all_time_steps_before_the_cut():
     for masks in draw(20, batch=1):
         for mask in masks:
@@ -199,7 +226,7 @@ def test_impossible_grids(blocks, grid, said):
 @pytest.mark.parametrize(
     'options',
     [
-        dict(blocks=[]), dict(truncate='none'), dict(max_keep=0),
+        dict(blocks=[]), dict(truncate='end'), dict(max_keep=0),
         dict(blocks=[dict(num_blocks=0)]), dict(blocks=[dict(spatial_scale=(0.0, 0.5))]),
         dict(blocks=[dict(temporal_scale=(0.5, 1.1))]), dict(blocks=[dict(aspect=(2.0, 1.0))]),
         dict(blocks=[dict(max_temporal_keep=0.0)]),

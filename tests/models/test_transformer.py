@@ -30,3 +30,24 @@ def test_plain_products_agree_with_the_fused_kernel(shape):
 def test_float32_is_the_fused_kernel():
     q, k, v = torch.randn(3, 2, 2, 5, 8)
     assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_nobody_sees_invalid_keys(dtype):
+    """Other keys and values there change nothing, and the result is that of the valid ones."""
+    q, k, v = torch.randn(3, 2, 3, 6, 16, dtype=dtype)
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    keys = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    found = attend(q, k, v, keys[:, None, None])
+    for row in range(2):
+        kept = keys[row]
+        alone = attend(q[row], k[row][:, kept], v[row][:, kept])
+        torch.testing.assert_close(found[row], alone, rtol=tolerance, atol=tolerance)
+    hidden = ~keys[:, None, :, None]
+    changed = attend(
+        q,
+        torch.where(hidden, 9.0, k).to(dtype),
+        torch.where(hidden, -9.0, v).to(dtype),
+        keys[:, None, None],
+    )
+    assert torch.equal(changed, found)

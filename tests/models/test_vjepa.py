@@ -65,6 +65,31 @@ def kind(request):
     return request.param
 
 
+def test_clips_of_an_uncut_batch_are_alone(kind):
+    """Filling leaks nowhere: each clip's predictions, and the loss, are those of a batch of one."""
+    model = build(kind, mask_generator=dict(type='MultiBlock3DMaskGenerator', truncate='none'))
+    inputs = batch()
+    inputs['seeds'][1:] = inputs['seeds'][0] + torch.tensor([1, 2])
+    generator, grid = model.mask_generator, GRID
+    masks = generator(inputs['seeds'], grid)
+    assert not all(mask.context_valid.all() for mask in masks)  # some row is filled up
+    drawn, pairs = model._pairs(inputs)
+    errors = []
+    for i, mask in enumerate(drawn['masks']):
+        for row in range(3):
+            ids = mask.context[row, mask.context_valid[row]][None]
+            aims = mask.targets[row, mask.targets_valid[row]][None]
+            one = model.encoder(inputs['videos'][row : row + 1], ids)
+            alone = model.predictor(one, ids, aims, grid, mask_index=i)
+            whole = pairs[i][0][row, mask.targets_valid[row]]
+            torch.testing.assert_close(alone[0], whole, rtol=1e-4, atol=1e-5)
+            target = pairs[i][1][row, mask.targets_valid[row]]
+            errors.append(model.loss_module.error(whole, target))
+    half = len(errors) // 2
+    wanted = sum(torch.cat(part).mean() for part in (errors[:half], errors[half:])) / 2
+    torch.testing.assert_close(model.loss(inputs)['loss_prediction'], wanted)
+
+
 def test_information_flow(kind):
     model, inputs = build(kind), batch()
     before = model.inspect(inputs)

@@ -205,6 +205,7 @@ class JEPAViT(nn.Module):
         indices: Sequence[int],
         keep_ids: Tensor | None = None,
         norm: bool = True,
+        valid: Tensor | None = None,
     ) -> list[Tensor]:
         """Tokens after some of the blocks.
 
@@ -213,6 +214,7 @@ class JEPAViT(nn.Module):
             indices: of blocks, from 0; -1 is the last.
             keep_ids: (B, K) int64 patch numbers, time by time, row by row; None takes all.
             norm: put the final norm on each.
+            valid: as in :meth:`forward`.
 
         Returns:
             A (B, N or K, D) tensor an index, in ascending order of the blocks.
@@ -227,23 +229,27 @@ class JEPAViT(nn.Module):
         x, rope = self._tokens(images, keep_ids)
         found = []
         for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
-            x = run_block(block, x, rope, self.checkpoint_blocks)
+            x = run_block(block, x, rope, self.checkpoint_blocks, valid)
             if index in wanted:
                 found.append(self.norm(x) if norm else x)
         return found
 
-    def forward(self, images: Tensor, keep_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, keep_ids: Tensor | None = None, valid: Tensor | None = None
+    ) -> Tensor:
         """Embed patches.
 
         Args:
             images: (B, C, H, W), or clips (B, C, T, H, W), whole patches.
             keep_ids: (B, K) int64 patch numbers, time by time, row by row, in any order; None
                 takes all.
+            valid: (B, K) bool, False for kept patches that the others must not see; None: all
+                are seen.
 
         Returns:
             (B, K, D), in the order of ``keep_ids``.
         """
-        return self.layers(images, (-1,), keep_ids)[0]
+        return self.layers(images, (-1,), keep_ids, valid=valid)[0]
 
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning rates.

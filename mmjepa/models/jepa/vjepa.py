@@ -105,13 +105,17 @@ class VJEPA(BaseJEPA):
         first = torch.arange(len(videos), device=videos.device)[:, None] * tokens.shape[1]
         pairs = []
         for i, mask in enumerate(masks):
-            context = self.encoder(videos, mask.context)
+            valid = None
+            if mask.context_valid is not None:
+                valid = torch.cat([mask.context_valid, mask.targets_valid], 1)
+            context = self.encoder(videos, mask.context, mask.context_valid)
             prediction = self.predictor(
                 context,
                 mask.context,
                 mask.targets,
                 grid,
                 mask_index=i % len(self.predictor.mask_token),
+                valid=valid,
             )
             pairs.append((prediction, tokens.flatten(0, 1)[first + mask.targets]))
         return dict(masks=masks, grid=grid, tokens=tokens), pairs
@@ -123,10 +127,14 @@ class VJEPA(BaseJEPA):
             inputs: ``videos`` (B * n, 3, T, H, W) normalised, ``seeds`` (B * n,) int64 on the CPU.
             data_samples: unused; never labels.
         """
-        _, pairs = self._pairs(inputs)
+        drawn, pairs = self._pairs(inputs)
+        pairs = [
+            pair if mask.asked is None else tuple(side.flatten(0, 1)[mask.asked] for side in pair)
+            for mask, pair in zip(drawn['masks'], pairs, strict=True)
+        ]
         if self.capture:
             predictions, targets = (
-                torch.cat([part.flatten(0, 1) for part in side])
+                torch.cat([part.flatten(0, -2) for part in side])
                 for side in zip(*pairs, strict=True)
             )
             self.record(targets, predictions)

@@ -43,15 +43,20 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, each (..., N, d), through ``scaled_dot_product_attention``.
+
+    ``keys``: (..., 1, N) bool, False for those that nobody sees.
 
     But for bfloat16 on CPU, where the fused kernel's backward pass takes several times as long as
     plain products (docs/benchmarks.md).
     """
     if q.device.type == 'cpu' and q.dtype == torch.bfloat16:
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        logits = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+        if keys is not None:
+            logits = logits.masked_fill(~keys, float('-inf'))
+        return logits.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
 
 
 class Attention(nn.Module):
@@ -70,15 +75,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``rope`` as in :func:`.positions.rotate`."""
+    def forward(self, x: Tensor, rope: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D).
+
+        Args:
+            x: (B, N, D).
+            rope: as in :func:`.positions.rotate`.
+            valid: (B, N) bool, False for tokens that no other may see; None: all are seen.
+        """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         if rope is None:  # unbound before it is turned: one copy of the gradient, not two
             q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         else:
             qk, v = qkv.permute(2, 0, 3, 1, 4).split((2, 1))
             (q, k), v = rotate(qk, rope), v.squeeze(0)
-        x = attend(q, k, v)
+        x = attend(q, k, v, None if valid is None else valid[:, None, None])
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -116,14 +127,20 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_dim)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x), rope))
+    def forward(self, x: Tensor, rope: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), see :class:`Attention`."""
+        x = x + self.drop_path(self.attn(self.norm1(x), rope, valid))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def run_block(block: nn.Module, x: Tensor, rope: Tensor | None, recompute: bool) -> Tensor:
-    """``block(x, rope)``, its activations recomputed in the backward pass on demand."""
+def run_block(
+    block: nn.Module,
+    x: Tensor,
+    rope: Tensor | None,
+    recompute: bool,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """``block(x, rope, valid)``, its activations recomputed in the backward pass on demand."""
     if recompute and torch.is_grad_enabled():
-        return checkpoint(block, x, rope, use_reentrant=False)
-    return block(x, rope)
+        return checkpoint(block, x, rope, valid, use_reentrant=False)
+    return block(x, rope, valid)

@@ -84,6 +84,7 @@ class ViTPredictor(nn.Module):
         target_ids: Tensor,
         grid: tuple[int, ...] | None = None,
         mask_index: int = 0,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -93,15 +94,19 @@ class ViTPredictor(nn.Module):
             target_ids: (B, M, K_t) int64 patches of M sets, or (B, K_t) of one.
             grid: of this batch, as in the constructor; None: the native one.
             mask_index: which mask token asks.
+            valid: (B, K_c + K_t) bool, False for tokens of context and set that the others must
+                not see; None: all are seen.
 
         Returns:
             (B, M, K_t, D_out), or (B, K_t, D_out) for one set.
 
         Raises:
-            ValueError: there is no such mask token.
+            ValueError: there is no such mask token, or ``valid`` for several sets.
         """
         if not 0 <= mask_index < len(self.mask_token):
             raise ValueError(f'mask_index {mask_index}: there are {len(self.mask_token)} tokens')
+        if valid is not None and target_ids.ndim == 3:
+            raise ValueError('valid needs target_ids of one set, (B, K_t)')
         sets = target_ids if target_ids.ndim == 3 else target_ids[:, None]
         batch, count, hidden = sets.shape
         grid = tuple(grid or self.grid)
@@ -120,6 +125,6 @@ class ViTPredictor(nn.Module):
         queries = queries.to(x.dtype).expand(batch, count, hidden, -1)
         x = torch.cat([x, queries], 2).flatten(0, 1)
         for block in self.blocks:
-            x = run_block(block, x, rope, self.checkpoint_blocks)
+            x = run_block(block, x, rope, self.checkpoint_blocks, valid)
         x = self.proj(self.norm(x[:, -hidden:]))
         return x.unflatten(0, (batch, count)) if target_ids.ndim == 3 else x
