@@ -106,7 +106,7 @@ class VJEPA(BaseJEPA):
         pairs = []
         for i, mask in enumerate(masks):
             valid = None
-            if mask.context_valid is not None:
+            if mask.context_valid is not None and mask.targets_valid is not None:
                 valid = torch.cat([mask.context_valid, mask.targets_valid], 1)
             context = self.encoder(videos, mask.context, mask.context_valid)
             prediction = self.predictor(
@@ -128,10 +128,10 @@ class VJEPA(BaseJEPA):
             data_samples: unused; never labels.
         """
         drawn, pairs = self._pairs(inputs)
-        pairs = [
-            pair if mask.asked is None else tuple(side.flatten(0, 1)[mask.asked] for side in pair)
-            for mask, pair in zip(drawn['masks'], pairs, strict=True)
-        ]
+        for i, asked in enumerate(mask.asked for mask in drawn['masks']):
+            if asked is not None:
+                prediction, target = (side.flatten(0, 1)[asked] for side in pairs[i])
+                pairs[i] = prediction, target
         if self.capture:
             predictions, targets = (
                 torch.cat([part.flatten(0, -2) for part in side])
