@@ -323,6 +323,9 @@ def test_silent_monitor(case, tmp_path):
     measured = runner.message_hub.get_scalar('train/collapse/target_rank').data[0]
     assert len(measured) == 5  # the first iteration and every third
     assert monitor.warnings == []
+    within = runner.message_hub.log_scalars.get('train/collapse/target_within')
+    if within is not None:
+        assert all(0 <= value <= 1 for value in within.data[0])
 
 
 def test_label_free(case, tmp_path):

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from mmjepa.evaluation.functional import covariance_spectrum, effective_rank, feature_std
+from mmjepa.evaluation.functional import (
+    covariance_spectrum,
+    effective_rank,
+    feature_std,
+    within_share,
+)
 
 
 def gaussian(n, d, seed=0):
@@ -101,3 +106,18 @@ def test_covariance_spectrum_refuses_what_has_none():
         covariance_spectrum(torch.ones(1, 3))
     with pytest.raises(ValueError, match='finite'):
         covariance_spectrum(torch.full((3, 3), math.nan))
+
+
+def test_share_of_the_variance_within_groups():
+    rng = torch.Generator().manual_seed(0)
+    groups = torch.randint(0, 5, (60,), generator=rng)
+    means = 3 * torch.randn(5, 4, generator=rng)
+    assert within_share(means[groups], groups) < 1e-6  # all rows of a group are one
+    x = means[groups] + torch.randn(60, 4, generator=rng)
+    own = torch.stack([x[groups == g].mean(0) for g in groups])
+    wanted = (x - own).square().sum() / (x - x.mean(0)).square().sum()
+    torch.testing.assert_close(within_share(x, groups), wanted)
+    centred = x - own
+    torch.testing.assert_close(within_share(centred, groups), torch.tensor(1.0))
+    with pytest.raises(ValueError, match='60 rows'):
+        within_share(x, groups[:9])

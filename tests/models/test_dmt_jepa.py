@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from test_ijepa import batch, build
 
+from mmjepa.engine.hooks.collapse_monitor import collapse_statistics
 from mmjepa.models.layers.aggregation import AggregationHead
 from mmjepa.models.masks import BlockMasks
 from mmjepa.models.targets import NeighbourTargets
@@ -224,3 +225,16 @@ def test_choice_is_made_in_float32():
         _, ids, _ = NeighbourTargets(k=1).choose(base, whole(1, 9), (3, 3))
     assert ids[4].item() in (3, 5)
     assert ids[0].item() == 1
+
+
+def test_the_monitor_tells_targets_that_differ_between_images_only():
+    """The image's mean as query gives every patch of an image nearly one target; I-JEPA doesn't."""
+    within = {}
+    for kind, options in (('IJEPA', {}), ('DMTJEPA', {}), ('patch', dict(query='patch'))):
+        if kind != 'IJEPA':
+            options = dict(neighbours=dict(type='NeighbourTargets', **options))
+        model = build('IJEPA' if kind == 'IJEPA' else 'DMTJEPA', **options)
+        model.capture = True
+        model.loss(batch(16))
+        within[kind] = float(collapse_statistics(model, **model.captured)[-1])
+    assert within['DMTJEPA'] < 0.1 < 0.5 < min(within['IJEPA'], within['patch'])

@@ -90,6 +90,19 @@ def test_clips_of_an_uncut_batch_are_alone(kind):
     torch.testing.assert_close(model.loss(inputs)['loss_prediction'], wanted)
 
 
+@pytest.mark.parametrize('truncate', ['raster', 'none'])
+def test_recorded_rows_know_their_clip(truncate):
+    model = build(mask_generator=dict(type='MultiBlock3DMaskGenerator', truncate=truncate))
+    inputs = batch()
+    model.capture = True
+    model.loss(inputs)
+    clips, rows = model.captured['samples'], model.captured['target']
+    assert len(clips) == len(rows) and set(clips.tolist()) == {0, 1, 2}
+    tokens = model.inspect(inputs)['tokens']
+    for clip, row in list(zip(clips, rows, strict=True))[::37]:
+        assert (tokens[clip] - row).abs().amax(1).min() < 1e-5  # one of its own
+
+
 def test_information_flow(kind):
     model, inputs = build(kind), batch()
     before = model.inspect(inputs)

@@ -1,5 +1,6 @@
 """Collapse is seen in representations, not in the loss."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,23 +8,27 @@ import torch.nn.functional as F
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from mmjepa.evaluation.functional import effective_rank, feature_std
+from mmjepa.evaluation.functional import effective_rank, feature_std, within_share
 from mmjepa.registry import HOOKS
 
 
 @torch.no_grad()
-def collapse_statistics(model: Any, target: Tensor, prediction: Tensor) -> Tensor:
+def collapse_statistics(
+    model: Any, target: Tensor, prediction: Tensor, samples: Tensor | None = None
+) -> Tensor:
     """Measure matching rows of targets and predictions.
 
     Args:
         model: gives ``monitor_distance``.
         target: (N, D).
         prediction: (N, D).
+        samples: (N,) int64 the rows' samples.
 
     Returns:
-        (6,): std x sqrt(D) of normalised targets and of normalised predictions (1 at most for
-        isotropic rows), effective rank of centred targets and predictions, mean cosine, and the
-        loss over that of the trivial predictor "mean of the targets".
+        (7,): std x sqrt(D) of normalised targets and of normalised predictions (1 at most for
+        isotropic rows), effective rank of centred targets and predictions, mean cosine, the loss
+        over that of the trivial predictor "mean of the targets", and the share of the targets'
+        variance within samples (NaN where these aren't known).
     """
     unit_t, unit_p = F.normalize(target, dim=1), F.normalize(prediction, dim=1)
     trivial = model.monitor_distance(target.mean(0, keepdim=True).expand_as(target), target).mean()
@@ -36,6 +41,7 @@ def collapse_statistics(model: Any, target: Tensor, prediction: Tensor) -> Tenso
             effective_rank(unit_p).float(),
             (unit_t * unit_p).sum(1).mean(),
             loss / trivial.clamp(min=1e-12),
+            loss.new_full((), math.nan) if samples is None else within_share(target, samples),
         ]
     )
 
@@ -45,7 +51,9 @@ class CollapseMonitorHook(Hook):
     """Logs the state of the representations and warns in words when they collapse.
 
     Thresholds are relative to the first measurements of the run. Logged under ``collapse/``:
-    ``target_std, prediction_std, target_rank, prediction_rank, cosine, loss_over_trivial``. The
+    ``target_std, prediction_std, target_rank, prediction_rank, cosine, loss_over_trivial`` and,
+    where a method tells which rows are one sample's, ``target_within``: near 0 all tokens of a
+    sample are the same, which a rank over many samples doesn't show. The
     rank of the predictions is logged only: a random predictor starts with a rank that no trained
     one keeps, in healthy runs too.
 
@@ -66,6 +74,7 @@ class CollapseMonitorHook(Hook):
         'prediction_rank',
         'cosine',
         'loss_over_trivial',
+        'target_within',
     )
 
     def __init__(
@@ -107,6 +116,8 @@ class CollapseMonitorHook(Hook):
             return
         values = collapse_statistics(model, **captured).tolist()
         measured = dict(zip(self.names, values, strict=True))
+        if 'samples' not in captured:
+            del measured['target_within']
         for name, value in measured.items():
             runner.message_hub.update_scalar(f'train/collapse/{name}', value)
         if self.start is None:

@@ -12,7 +12,13 @@ from .rotated_iou import (
     paired_overlaps_3d,
     rotated_overlaps,
 )
-from .spectrum import Spectrum, covariance_spectrum, effective_rank, feature_std
+from .spectrum import (
+    Spectrum,
+    covariance_spectrum,
+    effective_rank,
+    feature_std,
+    within_share,
+)
 
 __all__ = [
     'APResult',
@@ -35,4 +41,5 @@ __all__ = [
     'rotated_overlaps',
     'split_by_group',
     'standardisation',
+    'within_share',
 ]

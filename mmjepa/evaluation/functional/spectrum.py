@@ -96,6 +96,34 @@ def feature_std(x_ND: Tensor, eps: float = 1e-12) -> Tensor:
     return unit.std(dim=0).mean() * math.sqrt(x_ND.shape[1])
 
 
+def within_share(x_ND: Tensor, groups_N: Tensor) -> Tensor:
+    """Share of the variance that lies within groups, not between them.
+
+    With one sample's tokens a group: 0 when all tokens of a sample are one vector, however much
+    samples differ; 1 when samples don't differ on the whole.
+
+    Args:
+        x_ND: (N, D) features.
+        groups_N: (N,) int64 numbers of the groups, from 0, on the same device.
+
+    Returns:
+        0-d float32 tensor in [0, 1]; NaN without variance or rows.
+
+    Raises:
+        ValueError: If ``x_ND`` isn't two-dimensional, or has another number of rows.
+    """
+    _check_matrix(x_ND)
+    if groups_N.shape != x_ND.shape[:1]:
+        raise ValueError(f'groups {tuple(groups_N.shape)} for {len(x_ND)} rows')
+    x = x_ND.detach().float()
+    x = x - x.mean(0)
+    # as many groups as rows at most: their number would have to be waited for on a device
+    sums = torch.zeros_like(x).index_add_(0, groups_N, x)
+    counts = torch.zeros_like(x[:, 0]).index_add_(0, groups_N, torch.ones_like(x[:, 0]))
+    between = (sums.square().sum(1) / counts.clamp(min=1)).sum()
+    return 1 - between / x.square().sum()
+
+
 def covariance_spectrum(x_ND: Tensor) -> Spectrum:
     """Singular values of the feature covariance and what follows from them.
 

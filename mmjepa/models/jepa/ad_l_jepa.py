@@ -128,8 +128,8 @@ class ADLJEPA(BaseJEPA):
         prediction = self.predictor(context).permute(0, 2, 3, 1).flatten(0, 2)
         target = self._target_rows(inputs, masks)
         occupied = gather_rows(prediction, masks.masked_occupied)
-        self.record(target, occupied)
         cells_per_sample = self.encoder.bev_shape[0] * self.encoder.bev_shape[1]
+        self.record(target, occupied, masks.masked_occupied // cells_per_sample)
         losses = self.loss_module(
             context_rows=rows,
             context_sample=masks.visible_occupied // cells_per_sample,

@@ -107,12 +107,19 @@ class BaseJEPA(BaseModel):
     def extract_feat(self, inputs: Any) -> Tensor:
         """Features of the whole, unmasked input; what probes, export and pictures use."""
 
-    def record(self, target: Tensor, prediction: Tensor, max_rows: int = 4096) -> None:
+    def record(
+        self,
+        target: Tensor,
+        prediction: Tensor,
+        samples: Tensor | None = None,
+        max_rows: int = 4096,
+    ) -> None:
         """Keep a strided sample of matching target and prediction rows for the monitors.
 
         Args:
             target: (N, D).
             prediction: (N, D).
+            samples: (N,) int64 the rows' samples, from 0; None: unknown.
             max_rows: most rows kept.
         """
         if self.capture:
@@ -121,6 +128,8 @@ class BaseJEPA(BaseModel):
                 target=target[::stride].detach().float(),
                 prediction=prediction[::stride].detach().float(),
             )
+            if samples is not None:
+                self.captured['samples'] = samples[::stride]
 
     @torch.no_grad()
     def monitor_distance(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -104,7 +104,10 @@ class IJEPA(BaseJEPA):
         context = self._context(inputs['images'], masks)
         prediction = self.predictor(context, masks.context, masks.targets, grid)
         target = self._targets(inputs['images'], masks, grid)
-        self.record(target.flatten(0, 2), prediction.flatten(0, 2))
+        if self.capture:
+            rows = target.shape[1] * target.shape[2]
+            images = torch.arange(len(target), device=target.device).repeat_interleave(rows)
+            self.record(target.flatten(0, 2), prediction.flatten(0, 2), images)
         return self.loss_module(prediction, target)
 
     @torch.no_grad()

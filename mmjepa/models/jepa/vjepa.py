@@ -128,16 +128,13 @@ class VJEPA(BaseJEPA):
             data_samples: unused; never labels.
         """
         drawn, pairs = self._pairs(inputs)
+        pairs = [(p.flatten(0, 1), t.flatten(0, 1)) for p, t in pairs]
         for i, asked in enumerate(mask.asked for mask in drawn['masks']):
             if asked is not None:
-                prediction, target = (side.flatten(0, 1)[asked] for side in pairs[i])
-                pairs[i] = prediction, target
+                pairs[i] = pairs[i][0][asked], pairs[i][1][asked]
         if self.capture:
-            predictions, targets = (
-                torch.cat([part.flatten(0, -2) for part in side])
-                for side in zip(*pairs, strict=True)
-            )
-            self.record(targets, predictions)
+            predictions, targets = (torch.cat(side) for side in zip(*pairs, strict=True))
+            self.record(targets, predictions, _clips_of(drawn['masks']))
         losses = [self.loss_module(*pair)['loss_prediction'] for pair in pairs]
         return dict(loss_prediction=torch.stack(losses).mean())
 
@@ -157,6 +154,15 @@ class VJEPA(BaseJEPA):
         seen, pairs = self._pairs(inputs)
         predictions, targets = zip(*pairs, strict=True)
         return dict(seen, prediction=[p.float() for p in predictions], target=list(targets))
+
+
+def _clips_of(masks: list[ClipMasks]) -> Tensor:
+    """(N,) int64 the clip of each target that counts, mask by mask."""
+    rows = []
+    for mask in masks:
+        ids = torch.arange(mask.targets.numel(), device=mask.targets.device)
+        rows.append((ids if mask.asked is None else mask.asked) // mask.targets.shape[1])
+    return torch.cat(rows)
 
 
 def _source(encoder: Any, target: TargetEncoder) -> Any:
