@@ -287,8 +287,9 @@ class _Recorder(Hook):
             for hook in runner.hooks
             if isinstance(hook, TargetUpdateHook)
         ]
+        groups = runner.optim_wrapper.param_groups
         self.rows[runner.iter] = (
-            [(g['lr'], g['betas'], g['weight_decay']) for g in runner.optim_wrapper.param_groups],
+            [(g['lr'], g.get('betas'), g['weight_decay']) for g in groups],
             momentum,
         )
 
