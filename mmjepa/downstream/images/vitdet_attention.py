@@ -70,8 +70,14 @@ class GridAttention(Attention):
             table = nn.Parameter(torch.zeros(2 * length - 1, width)) if length else None
             self.register_parameter(name, table)
 
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D); ``rope`` as in :func:`.positions.rotate`."""
+    def forward(self, x: Tensor, rope: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D); ``rope`` as in :func:`.positions.rotate`.
+
+        Raises:
+            ValueError: ``valid``; a grid has no filling.
+        """
+        if valid is not None:
+            raise ValueError('attention on a grid of tokens sees all of them: valid must be None')
         if not self.window:
             return self._attend(x, rope)
         return from_windows(self._attend(to_windows(x, self.window), rope), x.shape[1:3])
