@@ -157,7 +157,7 @@ def _sample_options(parser):
         help="blocks of attentive probes: 1 is V-JEPA's, 4 (3 of self-attention) V-JEPA 2's",
     )
     add('--attentive-heads', type=int, help="attention heads of theirs (default: the encoder's)")
-    add('--attentive-lrs', nargs='+', type=float, help='chosen from (default 3e-4 1e-3 3e-3)')
+    add('--attentive-lrs', nargs='+', type=float, help='chosen from (default 3e-4 ... 1e-2)')
     add('--attentive-wds', nargs='+', type=float, help='chosen from (default 0.01 0.1)')
     add('--lr', type=float, help='of fine-tuning, the peak (default 1e-3)')
     add('--layer-decay', type=float, help='of fine-tuning, from block to block (default 0.75)')

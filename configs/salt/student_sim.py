@@ -19,7 +19,7 @@ seed = 0
 accumulate = 1
 log_interval = 50
 probe_interval = 0  # iters (or epochs) between attentive probes on test.csv; 0: none
-probe = dict(protocols=('attentive',), max_train=2000)
+probe = dict(protocols=('attentive',), max_train=2000, protocol=dict(attentive=dict(epochs=60)))
 on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
 
 arch = 'tiny'
@@ -33,7 +33,8 @@ crop_scale = (0.3, 1.0)
 teacher_arch = 'tiny'
 teacher_checkpoint = 'work_dirs/salt/teacher_sim/iter_667.pth'
 teacher_amp = None  # as the student
-truncate = 'raster'  # contexts of a batch lose their last tokens; or 'random'
+# 'raster' cuts the contexts of a batch to its first time steps, which show no motion
+truncate = 'none'  # or 'random'
 
 model = dict(
     type='SALT',
@@ -95,7 +96,7 @@ train_dataloader = dict(
 
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3, betas=(0.9, 0.95)),
-    clip_grad=dict(max_norm=0.02),
+    clip_grad=dict(max_norm=1.0),
     accumulative_counts=accumulate,
 )
 param_scheduler = [

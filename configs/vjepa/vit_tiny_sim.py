@@ -22,7 +22,7 @@ seed = 0
 accumulate = 1
 log_interval = 50
 probe_interval = 0  # iters (or epochs) between attentive probes on test.csv; 0: none
-probe = dict(protocols=('attentive',), max_train=2000)
+probe = dict(protocols=('attentive',), max_train=2000, protocol=dict(attentive=dict(epochs=60)))
 on_error = 'skip'  # leaves broken files out and counts them; or 'raise'
 
 arch = 'tiny'
@@ -34,7 +34,8 @@ predictor_depth = 4
 predictor_width = 96
 positions = 'rotary'  # or 'sincos', those of V-JEPA 1
 crop_scale = (0.3, 1.0)
-truncate = 'raster'  # contexts of a batch lose their last tokens; or 'random'
+# 'raster' cuts the contexts of a batch to its first time steps, which show no motion
+truncate = 'none'  # or 'random'
 
 model = dict(
     type='VJEPA',

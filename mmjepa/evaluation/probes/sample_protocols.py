@@ -54,7 +54,7 @@ class SampleProtocolSettings:
     linear_lrs: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     linear_weight_decays: tuple[float, ...] = (0.0, 5e-4)
     attentive: HeadSchedule = field(default_factory=lambda: HeadSchedule(epochs=20))
-    attentive_lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    attentive_lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     attentive_weight_decays: tuple[float, ...] = (0.01, 0.1)
     attentive_depth: int = 1
     attentive_heads: int | None = None
