@@ -82,5 +82,5 @@ $(BASE): $(VENV)/.torch $(call reqs,runtime lidar) setup.py
 $(DEV): $(BASE) $(call reqs,dev)
 	@$(INSTALL) dev && touch $@
 
-$(ALL): $(DEV) $(call reqs,mm3d image video tests) tools/build_mmcv.sh
+$(ALL): $(DEV) $(call reqs,mm3d image video tests) $(wildcard projects/*/requirements.txt) tools/build_mmcv.sh
 	@$(INSTALL) all && touch $@

@@ -104,9 +104,10 @@ all)
     pip_install ninja
     wheel=$(bash tools/build_mmcv.sh "$py") || exit 1
     pip_install --no-deps --force-reinstall "$wheel"  # same version, perhaps another torch
-    say "mmdet3d, mmdet, mmseg and the tests' requirements"
+    say "mmdet3d, mmdet, mmseg, the projects' and the tests' requirements"
     # shellcheck disable=SC2046
-    pip_install $(requirements runtime lidar mm3d image video tests dev)
+    pip_install $(requirements runtime lidar mm3d image video tests dev) \
+        $(printf -- '-r %s ' projects/*/requirements.txt)
     repair_cv2
     repair_open3d
     ;;

@@ -10,14 +10,17 @@ from mmjepa.registry import FUNCTIONS
 
 
 @FUNCTIONS.register_module()
-def jepa_collate(batch: Sequence[dict[str, Any]], stack: Sequence[str] = ()) -> dict[str, Any]:
+def jepa_collate(
+    batch: Sequence[dict[str, Any]] | dict[str, Any], stack: Sequence[str] = ()
+) -> dict[str, Any]:
     """Lists the samples of a batch; what has one shape in all of them can be stacked.
 
     Sweeps differ in length and are listed. Images don't: stacked in the worker, in shared memory,
     a batch is one tensor to pin and to copy.
 
     Args:
-        batch: outputs of ``PackJEPAInputs``.
+        batch: outputs of ``PackJEPAInputs``; or a whole batch that the data set made in one go
+            (``__getitems__``), which is passed on.
         stack: keys of inputs that become one tensor (B, ...).
 
     Returns:
@@ -31,6 +34,8 @@ def jepa_collate(batch: Sequence[dict[str, Any]], stack: Sequence[str] = ()) -> 
     """
     if isinstance(stack, str):
         raise TypeError(f"jepa_collate: stack is a sequence of keys, e.g. ['{stack}']")
+    if isinstance(batch, dict):
+        return _whole(batch, stack)
     if not batch:
         raise ValueError('jepa_collate: empty batch')
     for sample in batch:
@@ -51,6 +56,16 @@ def jepa_collate(batch: Sequence[dict[str, Any]], stack: Sequence[str] = ()) -> 
     for key in stack:
         inputs[key] = _stack(key, inputs[key], samples)
     return {'inputs': inputs, 'data_samples': samples}
+
+
+def _whole(batch: dict[str, Any], stack: Sequence[str]) -> dict[str, Any]:
+    inputs = batch.get('inputs', {})
+    if batch.keys() != {'inputs', 'data_samples'} or set(stack) - set(inputs):
+        raise KeyError(
+            f'jepa_collate: a whole batch is dict(inputs, data_samples) with {list(stack)} among '
+            f'the inputs; this one has {sorted(batch)}, with inputs {sorted(inputs)}'
+        )
+    return batch
 
 
 def _stack(key: str, tensors: list[Tensor], samples: Sequence[dict[str, Any]]) -> Tensor:

@@ -23,3 +23,16 @@ def test_unpacked_empty_and_mixed_batches_are_refused():
     other = {'inputs': {'image': torch.zeros(3)}, 'data_samples': {}}
     with pytest.raises(ValueError, match='different inputs'):
         jepa_collate([sample(3, 0), other])
+
+
+def test_a_batch_that_the_data_set_made_whole_is_passed_on():
+    batch = {
+        'inputs': {'rows': torch.zeros(3, 4)},
+        'data_samples': [{'index': i} for i in range(3)],
+    }
+    assert jepa_collate(batch) is batch
+    assert jepa_collate(batch, stack=['rows']) is batch
+    with pytest.raises(KeyError, match=r"\['image'\] among the inputs"):
+        jepa_collate(batch, stack=['image'])
+    with pytest.raises(KeyError, match='dict\\(inputs, data_samples\\)'):
+        jepa_collate({'inputs': {'rows': torch.zeros(3, 4)}})
