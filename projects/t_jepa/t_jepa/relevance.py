@@ -1,0 +1,103 @@
+"""Which features matter, told without labels: by what hiding them does to the predictions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .masks import FeatureMasks
+
+MEASURES = {
+    'variance': 'variance of its embedding over rows (the paper ranks by it)',
+    'rise': 'rise of the error of others when it is dropped from the context',
+    'error': 'error of predicting it from random contexts / variance',
+    'error_from_all': 'error of predicting it from all others / variance',
+}
+FLOOR = 1e-12  # of a variance that divides
+
+
+@torch.no_grad()
+def relevance(model: Any, rows: Tensor, draws: int = 8, batch_size: int = 512) -> dict[str, Tensor]:
+    """Measure every feature; errors are squared, over channels, relative to the target's variance.
+
+    Args:
+        model: :class:`TJEPA` of ``'paper'`` semantics, with a mask generator.
+        rows: (N, D) float32.
+        draws: masks of each row, of the sizes of training.
+        batch_size: rows at a time.
+
+    Returns:
+        The ``MEASURES``, (D,) float64 on the CPU. NaN where no mask held the feature.
+
+    Raises:
+        ValueError: other semantics, or fewer than two rows.
+    """
+    if model.semantics != 'paper':
+        raise ValueError(
+            "relevance needs semantics='paper': the released masks never show the last feature"
+        )
+    if len(rows) < 2:
+        raise ValueError('a variance over rows needs at least two rows')
+    model.eval()
+    parts = rows.split(batch_size)
+    variance = _variance(torch.cat([model.extract_feat(dict(rows=part)) for part in parts]), model)
+    targets = torch.cat([model.target(model.encoder, part).float() for part in parts])
+    scale = targets[:, -rows.shape[1] :].double().var(0).mean(1).clamp_min(FLOOR)
+    error, rise = _masked(model, parts, scale, draws)
+    found = dict(variance=variance, rise=rise, error=error)
+    found['error_from_all'] = _from_all(model, parts, scale)
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def _variance(tokens: Tensor, model: Any) -> Tensor:
+    """(D,) of (N, T, H): over rows, mean over channels, without [REG]."""
+    return tokens[:, -model.encoder.num_features :].double().var(0).mean(1)
+
+
+def _errors(model: Any, rows: Tensor, masks: FeatureMasks, scale: Tensor) -> Tensor:
+    """(B, K, n_t) relative errors."""
+    seen = model.inspect(dict(rows=rows), masks)
+    squared = (seen['prediction'] - seen['target']).double().square().mean(3)
+    return squared / scale[masks.targets]
+
+
+def _masked(
+    model: Any, parts: tuple[Tensor, ...], scale: Tensor, draws: int
+) -> tuple[Tensor, Tensor]:
+    """(D,) error of each feature as a target; and rise of the others' error without it."""
+    sums = torch.zeros(4, len(scale), dtype=torch.float64, device=scale.device)
+    first = 0
+    for part in parts:
+        for draw in range(draws):
+            seeds = torch.arange(first, first + len(part), device=part.device) * draws + draw
+            masks = model.require_masks()(seeds, first * draws + draw)
+            errors = _errors(model, part, masks, scale)
+            places = masks.targets.flatten()
+            sums[0].index_add_(0, places, errors.flatten())
+            sums[1].index_add_(0, places, torch.ones_like(errors.flatten()))
+            if masks.context.shape[1] < 2:
+                continue  # nothing would be left
+            before = errors.mean((1, 2))
+            for column in range(masks.context.shape[1]):
+                kept = torch.arange(masks.context.shape[1], device=part.device) != column
+                fewer = FeatureMasks(masks.context[:, kept], masks.targets)
+                rise = _errors(model, part, fewer, scale).mean((1, 2)) - before
+                dropped = masks.context[:, column]
+                sums[2].index_add_(0, dropped, rise)
+                sums[3].index_add_(0, dropped, torch.ones_like(rise))
+        first += len(part)
+    return sums[0] / sums[1], sums[2] / sums[3]
+
+
+def _from_all(model: Any, parts: tuple[Tensor, ...], scale: Tensor) -> Tensor:
+    """(D,) error of each feature from all the others; contexts in training are smaller."""
+    everything = torch.arange(len(scale), device=scale.device)
+    errors = []
+    for feature in everything:
+        others = everything[everything != feature]
+        total = torch.zeros((), dtype=torch.float64, device=scale.device)
+        for part in parts:
+            masks = FeatureMasks(others.expand(len(part), -1), feature.expand(len(part), 1, 1))
+            total += _errors(model, part, masks, scale).sum()
+        errors.append(total / sum(map(len, parts)))
+    return torch.stack(errors)
