@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmjepa.models.layers.transformer import Block
-from projects.t_jepa.t_jepa.encoder import PostNormBlock, PostNormStack, TabularEncoder
+from projects.t_jepa.t_jepa.encoder import PostNormBlock, PostNormStack, TabularEncoder, dropout
 
 SMALL = dict(channels=16, depth=2, num_heads=2, ffn_channels=32)
 
@@ -122,6 +122,24 @@ def test_rows_are_independent():
     made, x = encoder().eval(), rows()
     order = torch.randperm(5)
     assert_close(made(x[order]), made(x)[order])
+
+
+def test_rare_dropout_is_dropout():
+    """Every element, and every pair of neighbours, is dropped as often as by independent draws."""
+    torch.manual_seed(0)
+    rate, rows = 0.04, 40_000
+    x = torch.ones(rows, 25, requires_grad=True)
+    out = dropout(x, rate)
+    gone = out.detach() == 0
+    assert out[~gone].unique().tolist() == [pytest.approx(1 / (1 - rate))]
+    out.sum().backward()
+    assert torch.equal(x.grad, out)
+    places = gone.double().mean(0)
+    assert (places - rate).abs().max() < 5 * (rate / rows) ** 0.5
+    pairs = (gone.flatten()[1:] & gone.flatten()[:-1]).double().mean()
+    assert abs(pairs - rate**2) < 5 * rate / (25 * rows) ** 0.5
+    assert torch.equal(dropout(x, 0.0), x)
+    assert dropout(torch.ones(3).expand(2, 3), rate).shape == (2, 3)
 
 
 def test_dropout_out_of_range_is_refused():
