@@ -12,7 +12,9 @@ MEASURES = {
     'rise': 'rise of the error of others when it is dropped from the context',
     'error': 'error of predicting it from random contexts / variance',
     'error_from_all': 'error of predicting it from all others / variance',
+    'lost': 'share of its variance that ridge regression on the embedding does not recover',
 }
+RIDGE = 1e-5  # of the number of rows
 FLOOR = 1e-12  # of a variance that divides
 
 
@@ -40,18 +42,33 @@ def relevance(model: Any, rows: Tensor, draws: int = 8, batch_size: int = 512) -
         raise ValueError('a variance over rows needs at least two rows')
     model.eval()
     parts = rows.split(batch_size)
-    variance = _variance(torch.cat([model.extract_feat(dict(rows=part)) for part in parts]), model)
+    tokens = torch.cat([model.extract_feat(dict(rows=part)).double() for part in parts])
+    own = tokens[:, -rows.shape[1] :]  # without [REG]
+    variance = own.var(0).mean(1)
     targets = torch.cat([model.target(model.encoder, part).float() for part in parts])
     scale = targets[:, -rows.shape[1] :].double().var(0).mean(1).clamp_min(FLOOR)
     error, rise = _masked(model, parts, scale, draws)
     found = dict(variance=variance, rise=rise, error=error)
     found['error_from_all'] = _from_all(model, parts, scale)
+    found['lost'] = _lost(own.flatten(1), rows.double())
     return {name: value.cpu() for name, value in found.items()}
 
 
-def _variance(tokens: Tensor, model: Any) -> Tensor:
-    """(D,) of (N, T, H): over rows, mean over channels, without [REG]."""
-    return tokens[:, -model.encoder.num_features :].double().var(0).mean(1)
+def _lost(embedding: Tensor, rows: Tensor) -> Tensor:
+    """(D,) of (N, D * H) and (N, D), codes as numbers; fitted on every other row, told on the rest.
+
+    NaN where the fit has fewer rows than numbers.
+    """
+    fit, test = slice(0, None, 2), slice(1, None, 2)
+    count, width = embedding[fit].shape
+    if count <= width:
+        return torch.full_like(rows[0], torch.nan)
+    mean, std = embedding[fit].mean(0), embedding[fit].std(0).clamp_min(FLOOR)
+    x, centre = (embedding - mean) / std, rows[fit].mean(0)
+    gram = x[fit].T @ x[fit] + RIDGE * count * torch.eye(width).to(x)
+    weights = torch.linalg.solve(gram, x[fit].T @ (rows[fit] - centre))
+    missed = (rows[test] - centre - x[test] @ weights).square().mean(0)
+    return missed / (rows[test] - centre).square().mean(0).clamp_min(FLOOR)
 
 
 def _errors(model: Any, rows: Tensor, masks: FeatureMasks, scale: Tensor) -> Tensor:

@@ -61,17 +61,33 @@ def test_closed_forms(rows):
     # feature 0 is the one thing that is never told by others
     assert found['error_from_all'][0] == pytest.approx(1, abs=0.01)
     assert found['error_from_all'][1:].abs().max() == 0
+    assert found['lost'].max() < 1e-3  # the latents hold the numbers
     # in the share of contexts that lack feature 0
     assert found['error'][0] == pytest.approx(1, abs=0.1)
     assert (found['error'][1:] < 0.8).all() and (found['error'][1:] > 0.2).all()
 
 
+def test_what_the_embedding_lost(rows):
+    oracle = Oracle()
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(1))
+    seen = rows.clone()
+    seen[:, 2] = noise  # nothing of feature 2 is left
+    seen[:, 4] = rows[:, 4] + rows[:, 4].std() * noise
+    oracle.extract_feat = lambda inputs: seen[: len(inputs['rows']), :, None].expand(-1, -1, 4)
+    lost = relevance(oracle, rows, draws=1, batch_size=400)['lost']
+    assert lost[[0, 1, 3, 5]].max() < 1e-2
+    # the noise on feature 4 can be told from the place of feature 2
+    assert lost[2] == pytest.approx(1, abs=0.1) and lost[4] < 1e-2
+
+
 def test_with_the_model_and_what_it_refuses(rows):
     model = build(COUNT)
     found = relevance(model, rows[:64], draws=2, batch_size=32)
-    assert all(value.shape == (COUNT,) and value.isfinite().all() for value in found.values())
+    assert found['lost'].isnan().all()  # 32 rows, more numbers
+    assert all(value.shape == (COUNT,) for value in found.values())
+    assert all(value.isfinite().all() for name, value in found.items() if name != 'lost')
     again = relevance(model, rows[:64], draws=2, batch_size=32)
-    assert all(torch.equal(found[name], again[name]) for name in found)
+    assert all(torch.equal(found[name].nan_to_num(), again[name].nan_to_num()) for name in found)
     with pytest.raises(ValueError, match='never show the last feature'):
         relevance(build(COUNT, semantics='released'), rows)
     with pytest.raises(ValueError, match='at least two rows'):

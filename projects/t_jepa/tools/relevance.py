@@ -6,8 +6,9 @@ python projects/t_jepa/tools/relevance.py projects/t_jepa/configs/adult.py CHECK
 
 Measures: the variance of a feature's embedding over rows (the paper's); how much worse other
 features are predicted when it is dropped from the context; how badly it is predicted itself, from
-contexts as in training and from all the others. Errors are relative to the variance of what is
-predicted: 1 is no better than its mean.
+contexts as in training and from all the others; and what of the column itself is no longer in the
+embedding of the row. Errors are relative to the variance of what is predicted: 1 is no better than
+its mean.
 """
 
 import argparse
@@ -41,7 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('config', help='of the pre-training')
-    add('checkpoint', help='of the pre-training')
+    add('checkpoint', help="of the pre-training; 'none': untrained weights")
+    add('--seed', type=int, default=0, help='of untrained weights')
     add('--reference', choices=['xgboost'], help='compare with its importances; needs labels')
     add('--part', choices=('train', 'val', 'test'), default='val', help='rows (default: val)')
     add('--rows', type=int, default=2048, help='at most (default: 2048)')
@@ -99,10 +101,13 @@ def picture(names: tuple[str, ...], found: dict[str, Tensor]) -> Any:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, write, print."""
+    checkpoint = None if args.checkpoint == 'none' else args.checkpoint
+    if checkpoint is None and args.out is None:
+        raise ConfigError('untrained weights have no folder: say where to write with --out')
     with contextlib.redirect_stdout(sys.stderr):  # what others print
         config = load_config(args.config, args.cfg_options)
         table = load_table(dataset_of(config), args.device)
-        model = encoder_of(config, args.checkpoint, 0, args.device)
+        model = encoder_of(config, checkpoint, args.seed, args.device)
     if model.semantics != 'paper':
         raise ConfigError(f"{args.config}: relevance needs semantics='paper'")
     found = relevance(model, table.rows[args.part][: args.rows], args.draws)
