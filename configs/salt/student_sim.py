@@ -33,8 +33,7 @@ crop_scale = (0.3, 1.0)
 teacher_arch = 'tiny'
 teacher_checkpoint = 'work_dirs/salt/teacher_sim/iter_667.pth'
 teacher_amp = None  # as the student
-# 'raster' cuts the contexts of a batch to its first time steps, which show no motion
-truncate = 'none'  # or 'random'
+truncate = 'none'  # 'raster' leaves the first time steps, which show no motion; or 'random'
 
 model = dict(
     type='SALT',

@@ -31,8 +31,7 @@ frame_step = 1
 predictor_depth = 4
 predictor_width = 96
 crop_scale = (0.3, 1.0)
-# 'raster' cuts the contexts of a batch to its first time steps, which show no motion
-truncate = 'none'  # or 'random'
+truncate = 'none'  # 'raster' leaves the first time steps, which show no motion; or 'random'
 
 model = dict(
     type='VPixel',

@@ -34,8 +34,7 @@ predictor_depth = 4
 predictor_width = 96
 positions = 'rotary'  # or 'sincos', those of V-JEPA 1
 crop_scale = (0.3, 1.0)
-# 'raster' cuts the contexts of a batch to its first time steps, which show no motion
-truncate = 'none'  # or 'random'
+truncate = 'none'  # 'raster' leaves the first time steps, which show no motion; or 'random'
 
 model = dict(
     type='VJEPA',

@@ -117,6 +117,7 @@ def test_share_of_the_variance_within_groups():
     own = torch.stack([x[groups == g].mean(0) for g in groups])
     wanted = (x - own).square().sum() / (x - x.mean(0)).square().sum()
     torch.testing.assert_close(within_share(x, groups), wanted)
+    torch.testing.assert_close(within_share(x, 1000 * groups + 7), wanted)  # any numbers do
     centred = x - own
     torch.testing.assert_close(within_share(centred, groups), torch.tensor(1.0))
     with pytest.raises(ValueError, match='60 rows'):

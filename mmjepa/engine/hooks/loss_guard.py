@@ -62,6 +62,8 @@ class LossGuardHook(Hook):
             return
         path = osp.join(runner.work_dir, f'nonfinite_rank{runner.rank}_iter{iteration}.pth')
         parts = {k: float(v.detach()) for k, v in outputs.items() if isinstance(v, Tensor)}
+        if isinstance(batch, dict) and 'data_samples' in batch:
+            batch = dict(batch, data_samples=list(batch['data_samples']))  # some are made on demand
         atomic_save(dict(iteration=iteration, batch=batch, losses=parts), path)
         loss, norm = flags.tolist()
         raise NonFiniteLossError(

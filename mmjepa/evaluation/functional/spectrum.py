@@ -104,7 +104,7 @@ def within_share(x_ND: Tensor, groups_N: Tensor) -> Tensor:
 
     Args:
         x_ND: (N, D) features.
-        groups_N: (N,) int64 numbers of the groups, from 0, on the same device.
+        groups_N: (N,) int64 numbers of the groups, on the same device.
 
     Returns:
         0-d float32 tensor in [0, 1]; NaN without variance or rows.
@@ -117,10 +117,9 @@ def within_share(x_ND: Tensor, groups_N: Tensor) -> Tensor:
         raise ValueError(f'groups {tuple(groups_N.shape)} for {len(x_ND)} rows')
     x = x_ND.detach().float()
     x = x - x.mean(0)
-    # as many groups as rows at most: their number would have to be waited for on a device
-    sums = torch.zeros_like(x).index_add_(0, groups_N, x)
-    counts = torch.zeros_like(x[:, 0]).index_add_(0, groups_N, torch.ones_like(x[:, 0]))
-    between = (sums.square().sum(1) / counts.clamp(min=1)).sum()
+    found, places, counts = groups_N.unique(return_inverse=True, return_counts=True)
+    sums = x.new_zeros(len(found), x.shape[1]).index_add_(0, places, x)
+    between = (sums.square().sum(1) / counts).sum()
     return 1 - between / x.square().sum()
 
 

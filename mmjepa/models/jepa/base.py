@@ -119,7 +119,7 @@ class BaseJEPA(BaseModel):
         Args:
             target: (N, D).
             prediction: (N, D).
-            samples: (N,) int64 the rows' samples, from 0; None: unknown.
+            samples: (N,) int64 the rows' samples; None: unknown.
             max_rows: most rows kept.
         """
         if self.capture:

@@ -128,7 +128,14 @@ class LinearDynamicsHook(Hook):
             return
         model, process = runner.bare_model, self.process
         state = runner.message_hub.runtime_info[self.key]
-        known = len(model.predictor.layers) == 1 and model.target.policy in ('stop_grad', 'data')
+        known = (
+            len(model.predictor.layers) == 1
+            and model.target.policy in ('stop_grad', 'data')
+            and model.encoder.slope == 1
+            and model.layer_init != 'gaussian'
+            and model.predictor_init == 'aligned'
+            and model.predictor_scale == model.scale
+        )
         predicted = np.full(process.dim, np.nan)
         if known and self._is_plain(runner):
             predicted = theory.critical_time(

@@ -216,7 +216,7 @@ class LinearJEPA(BaseJEPA):
 
     def extract_feat(self, inputs: dict) -> Tensor:
         """Features (B, 2, d) of both views."""
-        return self.encoder(inputs['pairs'].unflatten(1, (2, -1)))
+        return self.encoder(inputs['pairs'].to(self.frame.dtype).unflatten(1, (2, -1)))
 
     def loss(self, inputs: dict, data_samples: list | None = None) -> dict[str, Tensor]:
         """Loss of ``pairs`` (B, 2d), each a row (x, y).
@@ -225,7 +225,7 @@ class LinearJEPA(BaseJEPA):
             inputs: see above.
             data_samples: unused.
         """
-        pairs = inputs['pairs']
+        pairs = inputs['pairs'].to(self.frame.dtype)
         masks = self.require_masks()(pairs)
         target = self.target(self.encoder, pairs[:, masks.targets])
         prediction = self.predictor(self.encoder(pairs[:, masks.context]))

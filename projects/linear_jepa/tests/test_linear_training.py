@@ -138,6 +138,21 @@ def test_resume_is_exact(tmp_path):
     assert drift == resumed.message_hub.get_scalar('train/conserved/drift').current()
 
 
+@pytest.mark.parametrize(
+    'option',
+    [
+        {'model.encoder.slope': 0.5},
+        {'model.layer_init': 'gaussian'},
+        {'model.predictor_init': 'identity', 'model.predictor_scale': 1.0},
+    ],
+)
+def test_where_theory_does_not_hold_none_is_told(tmp_path, option):
+    train(tmp_path, 'other', max_iters=3, **option)
+    assert np.isnan(table(tmp_path, 'other')['theory']).all()
+    train(tmp_path, 'plain', max_iters=3)
+    assert not np.isnan(table(tmp_path, 'plain')['theory']).any()
+
+
 def test_an_ema_target_ends_at_the_same_place(tmp_path):
     options = dict(policy='ema', tau=10.0, depth=2, epsilon=0.3**2, max_iters=900)
     train(tmp_path, 'ema', **options)

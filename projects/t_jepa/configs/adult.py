@@ -19,6 +19,7 @@ target, task = 'income', 'binclass'
 numeric = [
     'age', 'fnlwgt', 'education-num', 'capital-gain', 'capital-loss', 'hours-per-week',
 ]  # fmt: skip
+drop, missing = [], 'raise'
 categorical = {
     'workclass': 9, 'education': 16, 'marital-status': 7, 'occupation': 15, 'relationship': 6,
     'race': 5, 'sex': 2, 'native-country': 42,
@@ -38,6 +39,8 @@ train_dataloader = dict(
         task=task,
         numeric=numeric,
         categorical=categorical,
+        drop=drop,
+        missing=missing,
         split=split,
         download_hint=download_hint,
     )

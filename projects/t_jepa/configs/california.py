@@ -23,6 +23,7 @@ numeric = [
     'longitude', 'latitude', 'housing_median_age', 'total_rooms', 'total_bedrooms', 'population',
     'households', 'median_income',
 ]  # fmt: skip
+categorical = {}
 drop = ['ocean_proximity']
 
 model = dict(encoder=dict(num_numeric=len(numeric), cardinalities=[]))
@@ -33,6 +34,7 @@ train_dataloader = dict(
         target=target,
         task=task,
         numeric=numeric,
+        categorical=categorical,
         drop=drop,
         split=split,
         missing=missing,

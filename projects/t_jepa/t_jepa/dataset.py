@@ -94,6 +94,13 @@ class TabularDataset(Rows):
             # else the label under its right name would be taken for an input
             names_of(list(df.columns), [target], 'target')
         fitted = _together(parts) if fit_on == 'all' else parts['train']
+        if target and self._labels is None:
+            print_log(
+                f'no column {target!r} in {self.table}: if the label has another name, it may be '
+                f'among the inputs now: {[*(numeric or ()), *(categorical or ())]}',
+                'current',
+                logging.WARNING,
+            )
         self.schema = TableSchema.infer(df.iloc[fitted], target, task, numeric, categorical, drop)
         _check_declared(df, self.schema, categorical)
         if missing == 'drop':

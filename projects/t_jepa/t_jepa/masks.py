@@ -70,7 +70,8 @@ class FeatureSubsetMaskGenerator:
         if self.context_range[0] == self.context_range[1]:
             raise ValueError(
                 f'context_share: {context_share} of num_features={num_features} leaves one size, '
-                f'{self.context_range[0]}; its ends must differ by a feature'
+                f'{self.context_range[0]}; its ends must differ by a feature, such as '
+                f'context_share={(1 / num_features, 2 / num_features)}'
             )
         if self.context_range[0] + self.target_range[0] > num_features:
             raise ValueError(

@@ -44,8 +44,8 @@ class TJEPA(BaseJEPA):
         keep_reg: :meth:`extract_feat` keeps [REG] tokens; None: with ``'released'`` only.
         features: encoder of :meth:`extract_feat`, ``'context'`` (paper) or ``'target'`` (the
             released probe). What is exported is the context encoder.
-        grad_clamp: elementwise limit of the context encoder's gradients, and of no others; None:
-            no limit.
+        grad_clamp: elementwise limit of the context encoder's gradients, and of no others, before
+            they are summed over accumulated batches and processes; None: no limit.
         data_preprocessor: :class:`TabularPreprocessor`.
         init_cfg: as in ``mmengine.model.BaseModule``.
 
@@ -88,6 +88,7 @@ class TJEPA(BaseJEPA):
         self.semantics, self.target_norm, self.features = semantics, target_norm, features
         self.keep_reg = semantics == 'released' if keep_reg is None else keep_reg
         self._check(count)
+        self.grad_clamp = grad_clamp
         if grad_clamp is not None:
             for parameter in self.encoder.parameters():
                 parameter.register_hook(lambda grad: grad.clamp(-grad_clamp, grad_clamp))
@@ -152,6 +153,12 @@ class TJEPA(BaseJEPA):
             ``loss_prediction``, and ``spread``, the standard deviation of the target latents over
             the rows, a mean over features and channels: it tells collapse, the loss doesn't.
         """
+        half = torch.is_autocast_enabled('cuda') and torch.get_autocast_dtype('cuda')
+        if self.grad_clamp is not None and half is torch.float16:
+            raise ValueError(
+                'grad_clamp would see gradients that are scaled up for fp16: take --amp bf16, or '
+                'model.grad_clamp=None'
+            )
         masks = self._draw(inputs)
         if self.semantics == 'released':  # K equal sets have the mean of one
             masks = FeatureMasks(masks.context, masks.targets[:, :1])

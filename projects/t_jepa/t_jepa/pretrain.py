@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -150,6 +151,11 @@ def _config(
         cfg.default_hooks.checkpoint = None
     # the host program's signals are its own
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'SaveOnSignalHook']
+    # the host program's, too: how processes start, threads, cuDNN's search
+    threads = sys.modules['cv2'].getNumThreads() if 'cv2' in sys.modules else 0
+    method = torch.multiprocessing.get_start_method(allow_none=True)
+    processes = dict(opencv_num_threads=threads) | (dict(mp_start_method=method) if method else {})
+    cfg.env_cfg = dict(cudnn_benchmark=torch.backends.cudnn.benchmark, mp_cfg=processes)
     check_config(cfg)
     return cfg
 

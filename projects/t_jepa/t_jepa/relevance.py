@@ -29,7 +29,8 @@ def relevance(model: Any, rows: Tensor, draws: int = 8, batch_size: int = 512) -
         batch_size: rows at a time.
 
     Returns:
-        The ``MEASURES``, (D,) float64 on the CPU. NaN where no mask held the feature.
+        The ``MEASURES``, (D,) float64 on the CPU. NaN where no mask held the feature; ``lost`` of
+        categories, and of all where half of the rows are fewer than the numbers of an embedding.
 
     Raises:
         ValueError: other semantics, or fewer than two rows.
@@ -50,15 +51,14 @@ def relevance(model: Any, rows: Tensor, draws: int = 8, batch_size: int = 512) -
     error, rise = _masked(model, parts, scale, draws)
     found = dict(variance=variance, rise=rise, error=error)
     found['error_from_all'] = _from_all(model, parts, scale)
-    found['lost'] = _lost(own.flatten(1), rows.double())
+    lost = _lost(own.flatten(1), rows.double())
+    lost[model.encoder.tokenizer.num_numeric :] = torch.nan
+    found['lost'] = lost
     return {name: value.cpu() for name, value in found.items()}
 
 
 def _lost(embedding: Tensor, rows: Tensor) -> Tensor:
-    """(D,) of (N, D * H) and (N, D), codes as numbers; fitted on every other row, told on the rest.
-
-    NaN where the fit has fewer rows than numbers.
-    """
+    """(D,) of (N, D * H) and (N, D); fitted on every other row, told on the rest."""
     fit, test = slice(0, None, 2), slice(1, None, 2)
     count, width = embedding[fit].shape
     if count <= width:

@@ -50,11 +50,12 @@ class TableTransform:
     def __init__(
         self, schema: TableSchema, num_scaler: NumScaler = 'standard', missing: str = 'raise'
     ) -> None:
-        if num_scaler not in NUM_SCALERS or missing not in MISSING:
-            raise TableError(
-                f'num_scaler is one of {NUM_SCALERS} and missing one of {MISSING}, got '
-                f'{num_scaler!r} and {missing!r}'
-            )
+        for name, value, known in (
+            ('num_scaler', num_scaler, NUM_SCALERS),
+            ('missing', missing, MISSING),
+        ):
+            if value not in known:
+                raise TableError(f'{name} is one of {known}, got {value!r}')
         self.schema, self.num_scaler, self.missing = schema, num_scaler, missing
         self.unknown: dict[str, int] = {}
         self._fill: NDArray[np.float64] | None = None

@@ -40,8 +40,9 @@ class FeatureTokenizer(nn.Module):
     code plus ``bias``, a [REG] token a row of ``weight``; then fixed positions (interleaved sines
     and cosines of base 100, [REG] first) are added.
 
-    Codes are those of ``TableTransform``: 0 is the unknown category, and codes out of range count
-    as unknown. All embedding tables are one parameter.
+    Codes are those of ``TableTransform``: 0 is the unknown category. Others out of range are
+    refused on the host; on a device, where looking would cost a wait, they count as unknown. All
+    embedding tables are one parameter.
 
     Args:
         num_numeric: columns that come first.
@@ -145,7 +146,19 @@ class FeatureTokenizer(nn.Module):
         if self.categories is None:
             return tokens
         codes = rows[:, self.num_numeric :].long()
-        known = (codes > 0) & (codes < self.codes)
-        codes = torch.where(known, codes, 0) + self.offsets
+        if rows.device.type == 'cpu':  # on a device the answer would have to be waited for
+            self._check_codes(codes)
+        codes = torch.where((codes > 0) & (codes < self.codes), codes, 0) + self.offsets
         categorical = F.embedding(codes, self.categories) + constants[split:]
         return torch.cat([tokens, categorical], 1)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        """Raise ValueError where a code is none of its column's."""
+        wrong = ((codes < 0) | (codes >= self.codes)).nonzero()
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            raise ValueError(
+                f'code {int(codes[row, column])} in categorical column {column}, whose cardinality '
+                f'is {self.cardinalities[column]}: cardinalities count the unknown category (code '
+                '0), too'
+            )

@@ -19,7 +19,7 @@ class Oracle:
     """Latents are the row's numbers; without feature 0 in the context each prediction is 0."""
 
     semantics = 'paper'
-    encoder = SimpleNamespace(num_features=COUNT)
+    encoder = SimpleNamespace(tokenizer=SimpleNamespace(num_numeric=COUNT))
 
     def __init__(self):
         self.masks = FeatureSubsetMaskGenerator(COUNT, (0.34, 0.5), (0.2, 0.4), 2)
@@ -125,4 +125,4 @@ def test_tool_writes_table_and_picture(repo, tmp_path, capsys):
     assert variances == sorted(variances, reverse=True)
     assert sum(float(row['xgboost']) for row in table) == pytest.approx(1, abs=1e-4)
     assert (out / 'relevance.png').read_bytes().startswith(b'\x89PNG')
-    assert 'rise: Kendall tau' in capsys.readouterr().out
+    assert 'variance: Kendall tau' in capsys.readouterr().out

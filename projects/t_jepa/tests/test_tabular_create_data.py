@@ -175,10 +175,13 @@ def test_the_inspector_prints_lines_that_a_data_set_takes(inspect, tmp_path):
         name: ast.literal_eval(value.partition('  #')[0])
         for name, _, value in (line.partition(' = ') for line in lines)
     }
-    data = TabularDataset(root, 'toy.csv', **stated)
+    data = TabularDataset(**stated)
     assert stated['categorical'] == {'job': 4, 'town': 3}
     assert (stated['target'], stated['task']) == ('label', 'binclass')
     assert data.schema.columns == ('age', 'pay', 'size', 'rate', 'job', 'town')
+    assert 'no --target' in inspect(root / 'toy.csv')
+    with pytest.raises(AssertionError):  # exit code 1
+        inspect(root / 'toy.csv', '--target', 'lable')
     gaps = write_toy(tmp_path, rate=[np.nan] + [1, 2, 3] * 19 + [1, 2])
     text = inspect(gaps / 'toy.csv', '--target', 'label')
     assert "# missing cells: {'rate': 1}" in text and "missing = 'median'" in text

@@ -2,6 +2,7 @@ import copy
 import json
 import warnings
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,12 +75,17 @@ def test_training_changes_the_encoder_and_repeats_itself(fitted, table):
     assert np.array_equal(*(one.transform(table) for one in seeded))
 
 
-def test_fit_leaves_the_host_program_alone(table):
+def test_fit_leaves_the_host_program_alone(table, monkeypatch):
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     loggers, scopes = (set(one._instance_dict) for one in (MMLogger, DefaultScope))
+    threads, method = cv2.getNumThreads(), torch.multiprocessing.get_start_method(allow_none=True)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
     TJEPATransformer(**{**SMALL, 'epochs': 1}).fit(table)
+    assert torch.backends.cudnn.benchmark and cv2.getNumThreads() == threads
+    if method:
+        assert torch.multiprocessing.get_start_method() == method
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
     assert set(MMLogger._instance_dict) == loggers

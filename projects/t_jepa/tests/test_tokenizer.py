@@ -47,15 +47,14 @@ def test_tokens_follow_the_formulas():
             assert_close(found[place], token)
 
 
-def test_unknown_codes_are_code_zero():
+def test_codes_that_are_none_of_their_column_are_refused():
     made, x = tokenizer(), rows(1)
-    x[0, NUMERIC] = 0
-    unknown = made(x)
-    for code in (-1, CARDINALITIES[0], 1e6, math.nan):
+    for code in (-1, CARDINALITIES[0], 1e6):
         x[0, NUMERIC] = code
-        assert torch.equal(made(x), unknown)
-    x[0, NUMERIC] = 1
-    assert not torch.equal(made(x), unknown)
+        with pytest.raises(ValueError, match='categorical column 0, whose cardinality is'):
+            made(x)
+    x[0, NUMERIC] = CARDINALITIES[0] - 1
+    assert made(x).isfinite().all()
 
 
 @torch.no_grad()

@@ -121,10 +121,13 @@ def run(args: argparse.Namespace) -> None:
     print(text)
     if args.reference:
         for name in MEASURES:
-            tau = load('scipy.stats').kendalltau(found[name], found[args.reference])
+            told = ~found[name].isnan()
+            if told.sum() < 2:
+                continue
+            tau = load('scipy.stats').kendalltau(found[name][told], found[args.reference][told])
             print(
                 f'{name}: Kendall tau {tau.statistic:+.2f} with {args.reference} '
-                f'(p {tau.pvalue:.2g}, {len(table.names)} features)'
+                f'(p {tau.pvalue:.2g}, {int(told.sum())} features)'
             )
     print(f'written: {out / "relevance.csv"}, {out / "relevance.png"}')
 

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from mmengine.registry import init_default_scope
 
 from mmjepa.engine.compile import compile_blocks
-from mmjepa.engine.config import load_config
+from mmjepa.engine.config import OptionAction, load_config
+from mmjepa.engine.errors import one_line_errors
 from mmjepa.engine.hooks import TargetUpdateHook
 from mmjepa.engine.sampler import sample_seed
 from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
@@ -111,10 +112,10 @@ class Training:
     """A config's model and optimizer on random rows."""
 
     def __init__(self, name: str, args: argparse.Namespace):
-        cfg = load_config(CONFIGS / f'{name}.py', dict(pair.split('=', 1) for pair in args.options))
+        cfg = load_config(CONFIGS / f'{name}.py', args.options)
         torch.manual_seed(0)
         self.model = MODELS.build(cfg.model).to(args.device).train()
-        if str(cfg.compile) == 'True':
+        if cfg.compile:
             compile_blocks(self.model)
         wrapper = cfg.optim_wrapper
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper.pop('constructor'))
@@ -210,17 +211,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--config', nargs='+', help='default: adult and california; on cuda: jannis'
     )
-    parser.add_argument('--options', nargs='*', default=[], help='KEY=VALUE of the config')
+    options = 'KEY=VALUE of the config'
+    parser.add_argument('--options', nargs='+', action=OptionAction, default={}, help=options)
     args = parser.parse_args(argv)
     if args.device == 'cuda' and not torch.cuda.is_available():
         print('error: no CUDA device here', file=sys.stderr)
         return 1
     init_default_scope('mmjepa')
     torch.set_num_threads(1)
-    against_loops(args)
     default = ['adult', 'california'] if args.device == 'cpu' else ['jannis']
-    for name in args.config or default:
-        whole_steps(name, args)
+    with one_line_errors():
+        against_loops(args)
+        for name in args.config or default:
+            whole_steps(name, args)
     return 0
 
 
