@@ -1,5 +1,6 @@
 """The comparison: plan, cells, restart, report; in one process but for the slow test."""
 
+import copy
 import csv
 import importlib.util
 import json
@@ -190,6 +191,13 @@ def test_random_arm_has_the_weights_from_which_the_training_starts(
         plan_of(replace(other, seeds=[4]))
     with pytest.raises(ConfigError, match='not among --datasets'):
         replace(other, configs={numbers: toy[numbers]})
+
+    # rows must be those of the training
+    assert load_table(dataset_of(source.config), checkpoint=job.product).counts()['train'] == 72
+    scaled = copy.deepcopy(source.config)
+    scaled.train_dataloader.dataset.num_scaler = 'minmax'
+    with pytest.raises(ConfigError, match=r'prepared otherwise \(num_scaler, scale of'):
+        load_table(dataset_of(scaled), checkpoint=job.product)
 
     # which encoder, and with or without [REG]
     state, _ = find_state_dict(load_file(job.product))

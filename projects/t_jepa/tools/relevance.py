@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError('untrained weights have no folder: say where to write with --out')
     with contextlib.redirect_stdout(sys.stderr):  # what others print
         config = load_config(args.config, args.cfg_options)
-        table = load_table(dataset_of(config), args.device)
+        table = load_table(dataset_of(config), args.device, checkpoint)
         model = encoder_of(config, checkpoint, args.seed, args.device)
     if model.semantics != 'paper':
         raise ConfigError(f"{args.config}: relevance needs semantics='paper'")

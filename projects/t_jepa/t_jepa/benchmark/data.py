@@ -1,5 +1,6 @@
 """The parts of a table with labels, and what an encoder makes of them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmjepa.apis.inference import init_model
+from mmjepa.engine.checkpoint import load_file
 from mmjepa.engine.config import ConfigError
 from mmjepa.evaluation.functional.linear import standardisation
 from mmjepa.registry import DATASETS
@@ -64,8 +66,19 @@ def dataset_of(config: Config) -> Any:
     return dataset
 
 
-def load_table(dataset: Any, device: str = 'cpu') -> Table:
-    """Rows and labels of a data set's parts, on the device."""
+def load_table(dataset: Any, device: str = 'cpu', checkpoint: str | Path | None = None) -> Table:
+    """Rows and labels of a data set's parts, on the device.
+
+    Args:
+        dataset: with labels.
+        device: where they go.
+        checkpoint: of an encoder that will read the rows.
+
+    Raises:
+        ConfigError: the encoder was trained on rows that were scaled or coded otherwise.
+    """
+    if checkpoint is not None:
+        _check_transform(dataset, checkpoint)
     task, regression = dataset.schema.task, dataset.schema.task == 'regression'
     names = () if regression else dataset.class_names
     parts = {part: dataset.with_part(part) for part in PARTS}
@@ -86,6 +99,18 @@ def load_table(dataset: Any, device: str = 'cpu') -> Table:
         1 if regression else len(names),
         scale,
     )
+
+
+def _check_transform(dataset: Any, checkpoint: str | Path) -> None:
+    meta = load_file(checkpoint).get('meta', {}).get('dataset_meta') or {}
+    ours, theirs = dataset.transform.state_dict(), meta.get('transform', {})
+    # JSON has no tuples
+    wrong = [k for k in theirs if json.dumps(theirs[k]) != json.dumps(ours.get(k))]
+    if wrong:
+        raise ConfigError(
+            f'{checkpoint} was trained on rows that were prepared otherwise ({", ".join(wrong)} of '
+            'the transform differ): take the config, split and table of that training'
+        )
 
 
 def encoder_of(

@@ -45,7 +45,7 @@ def run_group(path: Path, progress: Progress = silent) -> None:
         for cell in group['cells']
     ]
     config = load_config(group['config'], read_options(group['options']))
-    table = load_table(dataset_of(config), group['device'])
+    table = load_table(dataset_of(config), group['device'], group['checkpoint'])
     tokens = None if group['arm'] == RAW else represent(group, config, table, path.parent)
     for cell in cells:
         if cell.result() is not None:
