@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from toy_tables import write_toy
 
+from mmjepa.engine.config import load_config
+from mmjepa.registry import DATASETS
 from projects.t_jepa.t_jepa.dataset import TabularDataset
 
 
@@ -224,3 +226,39 @@ def test_real_california_with_the_split_of_rtdl(create, shared_dir, tmp_path):
         '.', 'california.csv', 'median_house_value', **dict(options, missing='drop')
     )
     assert len(dropped.with_part('all')) == 20433
+
+
+@pytest.mark.parametrize(
+    ('name', 'argv', 'counts'),
+    [
+        ('higgs', ['higgs', '--src', 'higgs'], dict(train=7030, val=1757, test=2197)),
+        (
+            'jannis',
+            [
+                'rtdl',
+                '--name',
+                'jannis',
+                '--as-train',
+                'val',
+                '--src',
+                'jannis/jannis_val_test.npz',
+            ],
+            dict(train=13398, test=16747),
+        ),
+    ],
+)
+def test_real_tables_are_what_the_configs_read(
+    repo, create, shared_dir, tmp_path, name, argv, counts
+):
+    source = shared_dir / 'data' / 'tabular' / argv[-1]
+    if not source.exists():
+        pytest.skip(f'no {source}')
+    assert create([*argv[:-1], str(source), '--out', str(tmp_path)]) == 0
+    cfg = load_config(repo / f'projects/t_jepa/configs/{name}.py', dict(data_root=str(tmp_path)))
+    stated = cfg.train_dataloader.dataset
+    if name == 'jannis':  # rtdl's arrays have no names of columns
+        stated.update(target='target', numeric=[f'N{i}' for i in range(54)])
+    data = DATASETS.build(stated)
+    assert {part: len(data.with_part(part)) for part in counts} == counts
+    assert data.rows.shape[1] == len(data.transform.columns) == {'higgs': 28, 'jannis': 54}[name]
+    assert data.rows.isfinite().all()
