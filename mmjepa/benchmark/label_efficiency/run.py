@@ -84,8 +84,13 @@ class PlanRun:
         if self.results:
             print(f'{len(self.results)} of {len(self.plan.jobs)} runs are finished already')
         write_report(self.plan, self.results, self.failed)
+        self._work()
+
+    def _work(self) -> None:
+        """Start what is ready and look after what runs, until nothing is left."""
         try:
             while self._waiting or self._running:
+                self._check_ready()
                 self._start_ready()
                 time.sleep(PAUSE)
                 for job, process, since in list(self._running):
@@ -95,6 +100,9 @@ class PlanRun:
         except BaseException:
             self._stop()
             raise
+
+    def _check_ready(self) -> None:
+        """Called before runs are started; nothing to check here."""
 
     def _start_ready(self) -> None:
         threads = threads_of(self.parallel)

@@ -1,6 +1,5 @@
 """Carrying out trainings and probes, with the machinery of the label-efficiency experiment."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from mmjepa.benchmark.label_efficiency.results import (
     read_json,
     write_json,
 )
-from mmjepa.benchmark.label_efficiency.run import PAUSE, PlanRun, duration
+from mmjepa.benchmark.label_efficiency.run import PlanRun, duration
 from mmjepa.engine.checkpoint import CheckpointError
 
 from .stages import Job
@@ -56,18 +55,7 @@ class Runs(PlanRun):
         if self.results:
             print(f'{len(self.results)} of {len(jobs)} runs are finished already')
         self.after()
-        try:
-            while self._waiting or self._running:
-                self._check_ready()
-                self._start_ready()
-                time.sleep(PAUSE)
-                for job, process, since in list(self._running):
-                    if process.poll() is not None:
-                        self._running.remove((job, process, since))
-                        self._ended(job, process.returncode, time.monotonic() - since)
-        except BaseException:
-            self._stop()
-            raise
+        self._work()
 
     def _check_ready(self) -> None:
         """Jobs fail here when what they are to start from is wrong."""
