@@ -76,7 +76,7 @@ def critical_time(
     rows: Rows = []
     figure = new_figure(12, 5)
     for ax, objective in zip(figure.subplots(1, 2), OBJECTIVES, strict=True):
-        for depth, colour in zip(depths, COLOURS, strict=False):
+        for depth, colour in zip(depths, COLOURS[: len(depths)], strict=True):
             largest = 0.9 * 0.5 * theory.limit(0.5, depth, objective)
             line = np.geomspace(1e-7, largest, 200)
             exact = theory.critical_time(0.5, line, depth, 1.0, 0.5, objective)
@@ -133,7 +133,7 @@ def depth(out: Path, seeds: Sequence[int], say: Say, depths: Sequence[int] = ran
     rows: Rows = []
     figure = new_figure(13, 4.8)
     left, right = figure.subplots(1, 2)
-    for objective, colour in zip(OBJECTIVES, COLOURS, strict=False):
+    for objective, colour in zip(OBJECTIVES, COLOURS[: len(OBJECTIVES)], strict=True):
         for fixed, start in (('epsilon', 1e-4), ('u0', 0.1)):
             exact, found = [], []
             for layers in depths:

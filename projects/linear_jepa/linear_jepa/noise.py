@@ -38,7 +38,7 @@ def _two_views(axes: Any, seeds: Sequence[int], say: Say, depths: Sequence[int])
     """Eight features, equally strong, seen through more and more noise."""
     rows, levels, fine = [], np.linspace(0.0, 1.4, 8), np.linspace(0, 1.5, 100)
     for objective, style in zip(OBJECTIVES, ('-', '--'), strict=True):
-        for layers, colour in zip(depths, COLOURS, strict=False):
+        for layers, colour in zip(depths, COLOURS[: len(depths)], strict=True):
             epsilon = 0.15 if layers == 1 else 0.22**layers
             studies = [
                 Study(static_process(np.ones(8), levels, s), layers, epsilon, objective, seed=s)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def descend(
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
     rows = [amplitudes(product(model.encoder.weights), model.frame, basis)]
     steps = -(-int(np.ceil(time / lr)) // every) * every
-    for step, pairs in zip(range(1, steps + 1), _batches(process, batch_size, seed), strict=False):
+    for step, pairs in enumerate(islice(_batches(process, batch_size, seed), steps), 1):
         optimizer.zero_grad()
         model.loss(dict(pairs=pairs))['loss_prediction'].backward()
         optimizer.step()

@@ -86,6 +86,30 @@ def test_starts():
         model.loss(dict(pairs=torch.zeros(8, 8, dtype=torch.float64)))
 
 
+def test_single_precision_trains():
+    def made(dtype):
+        encoder = dict(type='DeepLinear', channels=3, depth=2, dtype=dtype)
+        return MODELS.build(
+            dict(
+                type='LinearJEPA',
+                encoder=encoder,
+                predictor=dict(encoder, depth=1),
+                target=dict(type='TargetEncoder', policy='stop_grad'),
+                mask_generator=dict(type='SecondViewMaskGenerator', channels=3),
+                loss=dict(type='HalfSquaredError'),
+                epsilon=1e-2,
+                layer_init='identity',
+            )
+        )
+
+    pairs = torch.from_numpy(PROCESS.exact_batch)
+    single, double = (made(f'float{bits}') for bits in (32, 64))
+    loss, wanted = (model.loss(dict(pairs=pairs))['loss_prediction'] for model in (single, double))
+    loss.backward()
+    assert loss.dtype == torch.float32 and float(loss) == pytest.approx(float(wanted), rel=1e-5)
+    assert all(p.grad.dtype == torch.float32 for p in single.encoder.parameters())
+
+
 def test_features_of_both_views():
     model = build(3, 2, 1e-2)
     pairs = torch.from_numpy(PROCESS.exact_batch)
