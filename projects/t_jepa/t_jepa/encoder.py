@@ -23,7 +23,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     """Dropout of any shape; on CPU a rare one draws the few places, not a number an element.
 
     Gaps between the dropped elements of independent draws are geometric, so both are the same
-    distribution; drawing a number for every element took more than a quarter of a step.
+    distribution, and a number for every element is what a rare dropout spends its time on.
     """
     if not 0 < rate < 0.05 or x.device.type != 'cpu':
         return F.dropout(x, rate) if rate else x

@@ -182,8 +182,6 @@ def test_the_inspector_prints_lines_that_a_data_set_takes(inspect, tmp_path):
     assert (stated['target'], stated['task']) == ('label', 'binclass')
     assert data.schema.columns == ('age', 'pay', 'size', 'rate', 'job', 'town')
     assert 'no --target' in inspect(root / 'toy.csv')
-    with pytest.raises(AssertionError):  # exit code 1
-        inspect(root / 'toy.csv', '--target', 'lable')
     gaps = write_toy(tmp_path, rate=[np.nan] + [1, 2, 3] * 19 + [1, 2])
     text = inspect(gaps / 'toy.csv', '--target', 'label')
     assert "# missing cells: {'rate': 1}" in text and "missing = 'median'" in text
@@ -262,3 +260,10 @@ def test_real_tables_are_what_the_configs_read(
     assert {part: len(data.with_part(part)) for part in counts} == counts
     assert data.rows.shape[1] == len(data.transform.columns) == {'higgs': 28, 'jannis': 54}[name]
     assert data.rows.isfinite().all()
+
+
+def test_the_inspector_refuses_a_misspelt_target(repo, tmp_path, capsys):
+    """Else the label would be printed, and pasted, among the inputs."""
+    root = write_toy(tmp_path)
+    assert load_tool(repo, 'inspect_table').main([str(root / 'toy.csv'), '--target', 'lable']) == 1
+    assert "error: target: no columns ['lable'] in the table" in capsys.readouterr().err

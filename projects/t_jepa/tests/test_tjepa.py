@@ -3,7 +3,9 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,11 @@ from torch.testing import assert_close
 
 from mmjepa.engine.config import check_config, load_config
 from mmjepa.engine.hooks import TargetUpdateHook
+from mmjepa.engine.hooks.loss_guard import LossGuardHook, NonFiniteLossError
 from mmjepa.engine.schedules import PhasedScheduler
 from mmjepa.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from projects.t_jepa.t_jepa import FeatureMasks
+from projects.t_jepa.t_jepa.rows import RowSamples
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
@@ -301,3 +305,30 @@ def test_first_loss_equals_the_cpu(semantics):
     there = model.loss(model.data_preprocessor(data)['inputs'])
     for key, value in here.items():
         assert_close(there[key].cpu(), value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_clamp_refuses_gradients_that_fp16_scales_up(monkeypatch):
+    model = build(6)
+    model.loss(batch(torch.randn(8, 6)))
+    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda device: device == 'cuda')
+    for kind, refused in ((torch.bfloat16, False), (torch.float16, True)):
+        monkeypatch.setattr(torch, 'get_autocast_dtype', lambda device, kind=kind: kind)
+        if refused:
+            with pytest.raises(ValueError, match='take --amp bf16'):
+                model.loss(batch(torch.randn(8, 6)))
+        else:
+            model.loss(batch(torch.randn(8, 6)))
+    build(6, grad_clamp=None).loss(batch(torch.randn(8, 6)))
+
+
+def test_a_batch_that_made_nan_can_be_read_again(tmp_path):
+    """Its samples are told on demand; what lies on the disk are plain dicts."""
+    samples = RowSamples('t.csv', np.arange(2), torch.tensor([5, 6]))
+    bad = dict(inputs=dict(rows=torch.zeros(2, 3)), data_samples=samples)
+    guard, runner = LossGuardHook(), SimpleNamespace(work_dir=str(tmp_path), rank=0)
+    guard._waiting = torch.tensor([math.nan, 0.0]), None, dict(loss=torch.tensor(math.nan)), bad, 3
+    with pytest.raises(NonFiniteLossError):
+        guard.check(runner)
+    (path,) = tmp_path.glob('nonfinite_*.pth')
+    found = torch.load(path, weights_only=True)['batch']['data_samples']
+    assert found == [samples[0], samples[1]] and found[1]['sample_seed'] == 6
